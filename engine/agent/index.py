@@ -1,0 +1,205 @@
+"""The index of a tree, gfid ↔ (parent, name), in SQLite: the recorder's base on the primary, the map on the secondary."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Optional
+
+from engine.agent.types import LIMBO, ROOT, Gfid, Slot
+
+FORMAT = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entry (
+  parent BLOB NOT NULL, name BLOB NOT NULL, gfid BLOB NOT NULL, kind INTEGER NOT NULL,
+  ident BLOB NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
+  PRIMARY KEY (parent, name)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entry_gfid ON entry (gfid);
+CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+_COLUMNS = "parent, name, gfid, kind, ident, size, mtime, ctime"
+
+
+class Row(NamedTuple):
+    """One name of one object. `kind` is the file type bits of the mode (S_IFMT); times in ns.
+
+    `ident` is what recognises the object on its own side: the file handle on a primary (type as 4 bytes, then the
+    handle), 8 bytes of inode number on a secondary. `ctime` is 0 where the entry was changed so close to being
+    looked at that a later change might not show ("racy"): it then differs from any real one.
+    """
+
+    parent: Gfid
+    name: bytes
+    gfid: Gfid
+    kind: int
+    ident: bytes
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def slot(self) -> Slot:
+        return Slot(self.parent, self.name)
+
+
+class IndexError_(Exception):
+    """The index file cannot be used: damaged or of another format."""
+
+
+class Index:
+    """The index of one tree. One connection, used by one thread at a time; nothing is durable before `commit`.
+
+    Raises IndexError_ when the file is damaged or of another format.
+    """
+
+    def __init__(self, path: str, cache_mib: int = 48) -> None:
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA page_size=8192")
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA cache_size=-{cache_mib * 1024}")
+            self._db.execute("PRAGMA wal_autocheckpoint=4000")
+            self._db.executescript(_SCHEMA)
+            self._db.execute("BEGIN")
+            found = self.fact("format")
+            if found is None:
+                self.set_fact("format", FORMAT)
+            elif found != FORMAT:
+                raise IndexError_(f"{path}: index format {found}, this version knows {FORMAT}")
+        except sqlite3.DatabaseError as e:
+            raise IndexError_(f"{path}: {e}") from e
+        self.changed = False
+
+    def close(self) -> None:
+        """Close without committing what is pending."""
+        self._db.close()
+
+    def commit(self, durable: bool = True) -> None:
+        """Make all changes so far visible to later opens; with `durable`, safe from a power cut too (MRK-6)."""
+        self._db.execute("COMMIT")
+        if durable:
+            # in WAL mode, synchronous=NORMAL leaves the log unsynced: sync it here, once per batch
+            wal = self.path + "-wal"
+            for path in (wal, self.path):
+                try:
+                    fd = os.open(path, os.O_RDONLY)
+                except FileNotFoundError:
+                    continue
+                try:
+                    os.fdatasync(fd)
+                finally:
+                    os.close(fd)
+        self._db.execute("BEGIN")
+        self.changed = False
+
+    def rollback(self) -> None:
+        """Forget all changes since the last commit."""
+        self._db.execute("ROLLBACK")
+        self._db.execute("BEGIN")
+        self.changed = False
+
+    def get(self, parent: Gfid, name: bytes) -> Optional[Row]:
+        """The row of one slot, None when the slot is free."""
+        r = self._db.execute(
+            f"SELECT {_COLUMNS} FROM entry WHERE parent=? AND name=?", (parent, name)
+        ).fetchone()
+        return Row._make(r) if r else None
+
+    def rows(self, gfid: Gfid) -> list[Row]:
+        """All names of an object, none when it is unknown."""
+        return [
+            Row._make(r)
+            for r in self._db.execute(f"SELECT {_COLUMNS} FROM entry WHERE gfid=? ORDER BY parent, name", (gfid,))
+        ]
+
+    def row(self, gfid: Gfid) -> Optional[Row]:
+        """One of the names of an object."""
+        r = self._db.execute(f"SELECT {_COLUMNS} FROM entry WHERE gfid=? LIMIT 1", (gfid,)).fetchone()
+        return Row._make(r) if r else None
+
+    def has(self, gfid: Gfid) -> bool:
+        """Is this object known? The root always is."""
+        return (
+            gfid == ROOT
+            or gfid == LIMBO
+            or self._db.execute("SELECT 1 FROM entry WHERE gfid=? LIMIT 1", (gfid,)).fetchone() is not None
+        )
+
+    def children(self, parent: Gfid) -> list[Row]:
+        """The rows of one directory, by name."""
+        return [
+            Row._make(r)
+            for r in self._db.execute(f"SELECT {_COLUMNS} FROM entry WHERE parent=? ORDER BY name", (parent,))
+        ]
+
+    def children_names(self, parent: Gfid) -> list[tuple[bytes, Gfid]]:
+        """Names and gfids of one directory, by name."""
+        return list(self._db.execute("SELECT name, gfid FROM entry WHERE parent=? ORDER BY name", (parent,)))
+
+    def put(self, rows: Iterable[Row]) -> None:
+        """Insert or replace rows, by slot."""
+        self._db.executemany("INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?,?,?,?)", rows)
+        self.changed = True
+
+    def remove(self, slots: Iterable[Slot]) -> None:
+        """Remove slots; a free slot is no error."""
+        self._db.executemany("DELETE FROM entry WHERE parent=? AND name=?", slots)
+        self.changed = True
+
+    def touch(self, gfid: Gfid, ident: bytes, size: int, mtime_ns: int, ctime_ns: int) -> None:
+        """Renew identity, size and times in all names of an object."""
+        self._db.execute(
+            "UPDATE entry SET ident=?, size=?, mtime=?, ctime=? WHERE gfid=?",
+            (ident, size, mtime_ns, ctime_ns, gfid),
+        )
+        self.changed = True
+
+    def path(self, gfid: Gfid) -> Optional[bytes]:
+        """One path of an object relative to the root (b"" for the root), None when it is unknown."""
+        parts: list[bytes] = []
+        seen = 0
+        while gfid != ROOT:
+            if gfid == LIMBO:
+                parts.append(b".georep/limbo")
+                break
+            row = self._db.execute("SELECT parent, name FROM entry WHERE gfid=? LIMIT 1", (gfid,)).fetchone()
+            seen += 1
+            if row is None or seen > 100_000:
+                return None
+            parts.append(row[1])
+            gfid = row[0]
+        return b"/".join(reversed(parts))
+
+    def count(self) -> int:
+        """How many names there are."""
+        return int(self._db.execute("SELECT count(*) FROM entry").fetchone()[0])
+
+    def directories(self, after: Gfid = b"") -> Iterator[Gfid]:
+        """The gfids of all directories that have children, ascending, beginning after `after`."""
+        while True:
+            r = self._db.execute("SELECT parent FROM entry WHERE parent>? ORDER BY parent LIMIT 1", (after,)).fetchone()
+            if r is None:
+                return
+            after = r[0]
+            yield after
+
+    def clear(self) -> None:
+        """Forget every entry; facts stay."""
+        self._db.execute("DELETE FROM entry")
+        self.changed = True
+
+    def fact(self, key: str) -> object:
+        """A named value kept with the index, None when unset."""
+        r = self._db.execute("SELECT value FROM fact WHERE key=?", (key,)).fetchone()
+        return r[0] if r else None
+
+    def set_fact(self, key: str, value: object) -> None:
+        """Keep a named value (text, int, bytes); None removes it."""
+        if value is None:
+            self._db.execute("DELETE FROM fact WHERE key=?", (key,))
+        else:
+            self._db.execute("INSERT OR REPLACE INTO fact VALUES (?,?)", (key, value))
+        self.changed = True
