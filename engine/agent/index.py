@@ -16,6 +16,8 @@ CREATE TABLE IF NOT EXISTS entry (
   ident BLOB NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
   PRIMARY KEY (parent, name)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS entry_gfid ON entry (gfid);
+CREATE TABLE IF NOT EXISTS later (
+  parent BLOB NOT NULL, name BLOB NOT NULL, PRIMARY KEY (parent, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 _COLUMNS = "parent, name, gfid, kind, ident, size, mtime, ctime"
@@ -128,11 +130,29 @@ class Index:
             or self._db.execute("SELECT 1 FROM entry WHERE gfid=? LIMIT 1", (gfid,)).fetchone() is not None
         )
 
+    def known(self, gfids: list[Gfid]) -> set[Gfid]:
+        """Which of these objects have an entry."""
+        out: set[Gfid] = set()
+        for i in range(0, len(gfids), 500):
+            some = gfids[i : i + 500]
+            marks = ",".join("?" * len(some))
+            out.update(r[0] for r in self._db.execute(f"SELECT gfid FROM entry WHERE gfid IN ({marks})", some))
+        return out
+
     def children(self, parent: Gfid) -> list[Row]:
         """The rows of one directory, by name."""
         return [
             Row._make(r)
             for r in self._db.execute(f"SELECT {_COLUMNS} FROM entry WHERE parent=? ORDER BY name", (parent,))
+        ]
+
+    def some_children(self, parent: Gfid, limit: int, after: bytes = b"") -> list[Row]:
+        """Up to `limit` rows of one directory with names after `after`, by name."""
+        return [
+            Row._make(r)
+            for r in self._db.execute(
+                f"SELECT {_COLUMNS} FROM entry WHERE parent=? AND name>? ORDER BY name LIMIT ?", (parent, after, limit)
+            )
         ]
 
     def children_names(self, parent: Gfid) -> list[tuple[bytes, Gfid]]:
@@ -189,6 +209,20 @@ class Index:
     def clear(self) -> None:
         """Forget every entry; facts stay."""
         self._db.execute("DELETE FROM entry")
+        self.changed = True
+
+    def defer(self, slots: Iterable[Slot]) -> None:
+        """Remember slots to be looked at again when a walk has ended."""
+        self._db.executemany("INSERT OR IGNORE INTO later VALUES (?,?)", slots)
+        self.changed = True
+
+    def deferred(self, limit: int) -> list[Slot]:
+        """Some of the remembered slots."""
+        return [Slot(*r) for r in self._db.execute("SELECT parent, name FROM later LIMIT ?", (limit,))]
+
+    def undefer(self, slots: Iterable[Slot]) -> None:
+        """Forget remembered slots."""
+        self._db.executemany("DELETE FROM later WHERE parent=? AND name=?", slots)
         self.changed = True
 
     def fact(self, key: str) -> object:

@@ -96,7 +96,7 @@ class MetaOp(NamedTuple):
 class Outcome(NamedTuple):
     """What the secondary says of one operation: errno (0 = done) and what it found there."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     errno: int
     text: str
     found: Gfid = b""

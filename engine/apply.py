@@ -1,0 +1,272 @@
+"""Applying a plan through a link: entry operations in order, then content beside metadata, then directory times."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as _stat
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.agent import wire
+from engine.agent.frames import Kind
+from engine.batch import Plan
+from engine.link import Link, Pending
+from engine.model import LIMBO, EngineError, EntryChange, EntryOp, Fop, Gfid, MetaOp, Outcome, Slot
+from engine.volume.tree import Gone, TreeView, stat_of, xattrs_of
+
+FRAME = 256 * 1024
+"""Bytes at which a frame of operations is sent."""
+
+INLINE = 64 * 1024
+"""Files up to this many bytes travel whole in a frame with others."""
+
+WINDOW = 16
+"""Frames under way before the first of them is awaited."""
+
+BRICK_ERRNOS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
+"""What hits the whole brick, not one object (ERR-3)."""
+
+_CREATE, _MKDIR, _SYMLINK, _LINK, _RENAME = (
+    int(Fop.CREATE), int(Fop.MKDIR), int(Fop.SYMLINK), int(Fop.LINK), int(Fop.RENAME),
+)  # fmt: skip
+_REMOVES = (int(Fop.UNLINK), int(Fop.RMDIR))
+
+
+class BrickFault(EngineError):
+    """An error of the secondary's whole brick: the batch is held and the mark does not move (ERR-3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One object that could not be brought over: what was tried, the errno, and what the secondary said."""
+
+    gfid: Gfid
+    slot: Slot | None
+    operation: str
+    errno: int
+    text: str
+    found: Gfid = b""
+
+
+@dataclass(slots=True)
+class Result:
+    """What applying a plan came to."""
+
+    problems: list[Problem] = field(default_factory=list)
+    gone: list[Gfid] = field(default_factory=list)
+    """Objects that were not where the index has them: to be looked at again after the next slice (SYN-6)."""
+    sent: set[Gfid] = field(default_factory=set)
+    """Objects whose content and metadata the secondary has acknowledged."""
+    made: dict[Gfid, None] = field(default_factory=dict)
+    """Objects newly made there that still need content or metadata."""
+    files: int = 0
+    bytes: int = 0
+
+
+class Watch(Protocol):
+    """Who is told how far a batch has got, and may stop it (raises EngineError)."""
+
+    def entries(self, done: int) -> None: ...
+    def files(self, done: int, nbytes: int) -> None: ...
+    def throttle(self, nbytes: int) -> None: ...
+
+
+class Applier:
+    """Applies entry operations and metadata of one brick over one link; content goes through a transfer engine.
+
+    `inline` says whether small new files carry their content with their creation (the stream engine, outside of
+    adoption). Raises LinkError, BrickFault; everything that hits one object only is a Problem in the result.
+    """
+
+    def __init__(self, view: TreeView, link: Link, watch: Watch, *, inline: bool, xattrs: bool = True) -> None:
+        self.view = view
+        self.link = link
+        self.watch = watch
+        self.inline = inline
+        self.with_xattrs = xattrs
+
+    # ---- entry operations ------------------------------------------------------------------------------------
+
+    def entries(self, plan: Plan, result: Result) -> None:
+        """Apply the entry operations in order, pipelined; fill in problems, what was made and what was sent whole."""
+        flight: deque[tuple[Pending, list[EntryChange], list[tuple[int, Gfid, int, int]]]] = deque()
+        buffer: list[bytes] = []
+        changes: list[EntryChange] = []
+        inlined: list[tuple[int, Gfid, int, int]] = []
+        size = 0
+
+        def flush() -> None:
+            nonlocal buffer, changes, inlined, size
+            if buffer:
+                self.watch.throttle(size)
+                flight.append((self.link.request(Kind.ENTRIES, b"".join(buffer)), changes, inlined))
+                buffer, changes, inlined, size = [], [], [], 0
+            while len(flight) > WINDOW:
+                self._entries_done(*flight.popleft(), result)
+
+        for change in plan.entries:
+            op = self.entry_op(change)
+            if op is None:
+                continue
+            if op.data is not None and op.stat is not None:
+                inlined.append((len(changes), op.gfid, len(op.data), op.stat.mtime_ns))
+            packed = wire.encode_entry(op)
+            buffer.append(packed)
+            changes.append(change)
+            size += len(packed)
+            if size >= FRAME:
+                flush()
+        flush()
+        while flight:
+            self._entries_done(*flight.popleft(), result)
+
+    def _entries_done(
+        self, pending: Pending, changes: list[EntryChange], inlined: list[tuple[int, Gfid, int, int]], result: Result
+    ) -> None:
+        reply = wire.decode_entries_reply(pending.wait().payload)
+        for outcome in reply.failures:
+            self._problem(changes[outcome.index], outcome, result)
+        for gfid in reply.made:
+            result.made[gfid] = None
+        if inlined:
+            seen = {s.index: s for s in reply.sizes}
+            nbytes = 0
+            for at, gfid, size, mtime in inlined:
+                found = seen.get(at)
+                if found is not None and found.size == size and found.mtime_ns == mtime:
+                    result.sent.add(gfid)
+                    nbytes += size
+            result.files += len(seen)
+            result.bytes += nbytes
+            self.watch.files(len(seen), nbytes)
+        self.watch.entries(len(changes))
+
+    def _problem(self, change: EntryChange, outcome: Outcome, result: Result) -> None:
+        if outcome.errno in BRICK_ERRNOS:
+            raise brick_fault(self.link.where, outcome.errno, outcome.text)
+        result.problems.append(
+            Problem(
+                change.gfid, change.dest or change.slot, Fop(change.fop).name, outcome.errno, outcome.text, outcome.found
+            )
+        )
+
+    def entry_op(self, change: EntryChange) -> EntryOp | None:
+        """The operation for one change with the object's state of now; None when it has vanished meanwhile (CHG-5)."""
+        fop, gfid, slot = change.fop, change.gfid, change.slot
+        if fop in _REMOVES:
+            return EntryOp(fop, gfid, slot)
+        view = self.view
+        if fop == _CREATE:
+            try:
+                fd = view.open_slot(slot, gfid)
+            except Gone:
+                pass
+            except OSError as e:
+                if e.errno not in (errno.EACCES, errno.EPERM):
+                    raise
+            else:
+                try:
+                    st = os.fstat(fd)
+                    stat = stat_of(st)
+                    if not _stat.S_ISREG(st.st_mode):
+                        return None
+                    if not self.inline or st.st_size > INLINE or st.st_blocks * 512 < st.st_size:
+                        return EntryOp(fop, gfid, slot, None, stat)
+                    data = os.read(fd, st.st_size + 1) if st.st_size else b""
+                    if len(data) != st.st_size:
+                        return EntryOp(fop, gfid, slot, None, stat)
+                    return EntryOp(fop, gfid, slot, None, stat, None, data, xattrs_of(fd) if self.with_xattrs else {})
+                finally:
+                    os.close(fd)
+        seen = view.see(gfid)
+        if seen is None:
+            if fop == _RENAME and change.dest is not None:
+                return EntryOp(fop, gfid, slot, change.dest)
+            return None
+        stat = stat_of(seen.st)
+        link = None
+        xattrs: dict[bytes, bytes] | None = None
+        if stat.is_symlink:
+            link = self._text(gfid, change.dest or slot)
+            if link is None and fop != _RENAME:
+                return None
+            xattrs = {}
+        elif fop == _MKDIR and self.with_xattrs:
+            try:
+                xattrs = xattrs_of(view.dir_fd(gfid))
+            except (Gone, PermissionError):
+                xattrs = None
+        return EntryOp(fop, gfid, slot, change.dest, stat, link, None, xattrs)
+
+    def _text(self, gfid: Gfid, slot: Slot) -> bytes | None:
+        for at in (slot, *(r.slot for r in self.view.index.rows(gfid))):
+            if at.parent == LIMBO:
+                continue
+            try:
+                seen = self.view.look(at.parent, at.name)
+                if seen is not None and seen.gfid == gfid:
+                    return self.view.link_text(at)
+            except Gone:
+                continue
+        return None
+
+    # ---- metadata --------------------------------------------------------------------------------------------
+
+    def metas(self, gfids: Iterable[Gfid], result: Result) -> None:
+        """Bring owner, mode, xattrs and times of these objects over as they are now; vanished ones are success."""
+        flight: deque[tuple[Pending, list[Gfid]]] = deque()
+        ops: list[MetaOp] = []
+        size = 0
+
+        def flush() -> None:
+            nonlocal ops, size
+            if ops:
+                flight.append((self.link.request(Kind.META, wire.encode_metas(ops)), [op.gfid for op in ops]))
+                ops, size = [], 0
+            while len(flight) > WINDOW:
+                self._metas_done(*flight.popleft(), result)
+
+        for gfid in gfids:
+            try:
+                stat, xattrs = self.view.meta(gfid)
+            except Gone:
+                if self.view.index.has(gfid):
+                    result.gone.append(gfid)
+                continue
+            except OSError as e:
+                result.problems.append(Problem(gfid, None, "META", e.errno or 0, f"primary: {e.strerror}"))
+                continue
+            ops.append(MetaOp(gfid, stat, xattrs if self.with_xattrs else None))
+            size += 80 + sum(len(k) + len(v) for k, v in (xattrs or {}).items())
+            if size >= FRAME:
+                flush()
+        flush()
+        while flight:
+            self._metas_done(*flight.popleft(), result)
+
+    def _metas_done(self, pending: Pending, gfids: list[Gfid], result: Result) -> None:
+        for outcome in wire.decode_entries_reply(pending.wait().payload).failures:
+            if outcome.errno in BRICK_ERRNOS:
+                raise brick_fault(self.link.where, outcome.errno, outcome.text)
+            gfid = gfids[outcome.index]
+            result.problems.append(Problem(gfid, None, "META", outcome.errno, outcome.text, outcome.found))
+
+
+def brick_fault(where: str, number: int, text: str) -> BrickFault:
+    """The error of a whole brick, with what to do about it."""
+    hints = {
+        errno.ENOSPC: "free space or inodes there; it goes on by itself",
+        errno.EDQUOT: "raise the quota there; it goes on by itself",
+        errno.EROFS: "remount it read-write; it goes on by itself",
+        errno.EIO: "look at the disk there (dmesg); it goes on by itself",
+    }
+    said = f": {text}" if text and os.strerror(number) not in text else ""
+    return BrickFault(
+        f"{where}: {os.strerror(number)}{said}",
+        hint=hints.get(number, ""), code=errno.errorcode.get(number, "error").lower(), errno=number,
+    )  # fmt: skip
+
+

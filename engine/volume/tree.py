@@ -1,0 +1,292 @@
+"""One thread's view of a primary tree: look at slots, open objects by gfid, never follow a link out of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as _stat
+from collections import OrderedDict
+from typing import NamedTuple
+
+from engine.agent.index import Index, Row
+from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Slot, Stat
+from engine.volume.handles import gfid_of, name_to_handle, open_by_handle
+
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+_XATTR_PREFIXES = (b"user.",)
+_XATTR_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+
+
+class Gone(Exception):
+    """The object is not where it was known to be, or nowhere: look again at the next slice."""
+
+
+class Seen(NamedTuple):
+    """What the disk holds in a slot."""
+
+    gfid: Gfid
+    handle: bytes
+    st: os.stat_result
+
+
+def stat_of(st: os.stat_result) -> Stat:
+    """The part of a stat that travels to the secondary."""
+    return Stat(st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_atime_ns, st.st_rdev)
+
+
+def xattrs_of(path: int | bytes) -> dict[bytes, bytes]:
+    """The `user.*` xattrs and POSIX ACLs of an open file or a path (symlinks have none). Unsupported: none."""
+    try:
+        names = os.listxattr(path)
+    except OSError as e:
+        if e.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
+            return {}
+        raise
+    if not names:
+        return {}
+    out: dict[bytes, bytes] = {}
+    for name in map(os.fsencode, names):
+        if name.startswith(_XATTR_PREFIXES) or name in _XATTR_ACLS:
+            try:
+                out[name] = os.getxattr(path, name)
+            except OSError as e:
+                if e.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                    raise
+    return out
+
+
+class TreeView:
+    """Looks at the tree below `root_fd` through an index of it.
+
+    Not shared between threads: each has its own view and its own connection to the index. `by_handle` says whether
+    objects may be opened by their handle (CAP_DAC_READ_SEARCH); without, they are reached by their indexed name and
+    recognised by their handle.
+    """
+
+    def __init__(self, root_fd: int, brick_id: bytes, index: Index, by_handle: bool, fds: int = 256) -> None:
+        self.root_fd = root_fd
+        self.brick_id = brick_id
+        self.index = index
+        self.by_handle = by_handle
+        self._fds: OrderedDict[Gfid, int] = OrderedDict()
+        self._most = fds
+        self.device = os.fstat(root_fd).st_dev
+
+    def close(self) -> None:
+        """Close every directory kept open (not the root)."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    def forget(self, gfid: Gfid) -> None:
+        """Close a directory that is no longer of interest."""
+        fd = self._fds.pop(gfid, None)
+        if fd is not None:
+            os.close(fd)
+
+    def dir_fd(self, gfid: Gfid) -> int:
+        """A descriptor of a directory of the tree, owned by the view. Raises Gone."""
+        if gfid == ROOT:
+            return self.root_fd
+        fd = self._fds.get(gfid)
+        if fd is not None:
+            self._fds.move_to_end(gfid)
+            return fd
+        if self.by_handle:
+            row = self.index.row(gfid)
+            if row is None:
+                raise Gone(gfid)
+            try:
+                return self._keep(gfid, open_by_handle(self.root_fd, row.ident, _DIR_FLAGS))
+            except OSError as e:
+                if e.errno in _GONE:
+                    raise Gone(gfid) from e
+                raise
+        chain: list[Row] = []
+        while gfid != ROOT and gfid not in self._fds:
+            row = self.index.row(gfid)
+            if row is None or len(chain) > 100_000:
+                raise Gone(gfid)
+            chain.append(row)
+            gfid = row.parent
+        fd = self.root_fd if gfid == ROOT else self._fds[gfid]
+        for row in reversed(chain):
+            try:
+                below = os.open(row.name, _DIR_FLAGS, dir_fd=fd)
+            except OSError as e:
+                if e.errno in _GONE:
+                    raise Gone(row.gfid) from e
+                raise
+            if gfid_of(self.brick_id, name_to_handle(below, b"")) != row.gfid:
+                os.close(below)
+                raise Gone(row.gfid)
+            fd = self._keep(row.gfid, below)
+        return fd
+
+    def _keep(self, gfid: Gfid, fd: int) -> int:
+        self._fds[gfid] = fd
+        if len(self._fds) > self._most:
+            os.close(self._fds.popitem(last=False)[1])
+        return fd
+
+    def look(self, parent: Gfid, name: bytes) -> Seen | None:
+        """What the slot holds now; None when nothing does, or what does is not ours (another filesystem, `.georep`).
+
+        Raises Gone when the directory itself can't be reached.
+        """
+        if parent == ROOT and name == STATE_DIR:
+            return None
+        return self.look_at(self.dir_fd(parent), name)
+
+    def look_at(self, fd: int, name: bytes) -> Seen | None:
+        """The same, by the directory's descriptor."""
+        try:
+            st = os.lstat(name, dir_fd=fd)
+            if st.st_dev != self.device:
+                return None
+            handle = name_to_handle(fd, name)
+        except OSError as e:
+            if e.errno in _GONE or e.errno == errno.ENAMETOOLONG:
+                return None
+            raise
+        return Seen(gfid_of(self.brick_id, handle), handle, st)
+
+    def unchanged(self, fd: int, row: Row) -> os.stat_result | None:
+        """The stat of an indexed name if size, mtime and ctime say that it is the same object, unchanged."""
+        try:
+            st = os.lstat(row.name, dir_fd=fd)
+        except OSError:
+            return None
+        same = (
+            st.st_ctime_ns == row.ctime_ns
+            and st.st_mtime_ns == row.mtime_ns
+            and st.st_size == row.size
+            and _stat.S_IFMT(st.st_mode) == row.kind
+            and st.st_dev == self.device
+        )
+        return st if same else None
+
+    def see(self, gfid: Gfid, handle: bytes | None = None) -> Seen | None:
+        """The object itself, by handle or by one of its indexed names; None when it can't be reached so."""
+        if gfid == ROOT:
+            return Seen(ROOT, b"", os.fstat(self.root_fd))
+        rows = self.index.rows(gfid)
+        if self.by_handle and (handle or rows):
+            handle = handle or rows[0].ident
+            try:
+                fd = open_by_handle(self.root_fd, handle, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as e:
+                if e.errno in _GONE:
+                    return None
+                raise
+            try:
+                return Seen(gfid, handle, os.fstat(fd))
+            finally:
+                os.close(fd)
+        for row in rows:
+            try:
+                seen = self.look(row.parent, row.name)
+            except Gone:
+                continue
+            if seen is not None and seen.gfid == gfid:
+                return seen
+        return None
+
+    def open_slot(self, slot: Slot, gfid: Gfid) -> int:
+        """Open a regular file for reading by its slot and make sure it is that object. Raises Gone; OSError."""
+        try:
+            fd = os.open(slot.name, _FILE_FLAGS, dir_fd=self.dir_fd(slot.parent))
+        except OSError as e:
+            if e.errno in _GONE:
+                raise Gone(gfid) from e
+            raise
+        try:
+            same = gfid_of(self.brick_id, name_to_handle(fd, b"")) == gfid
+        except OSError:
+            os.close(fd)
+            raise
+        if not same:
+            os.close(fd)
+            raise Gone(gfid)
+        return fd
+
+    def open_file(self, gfid: Gfid) -> int:
+        """Open a regular file of the tree for reading, wherever it is now. Raises Gone; OSError."""
+        rows = self.index.rows(gfid)
+        for row in rows:
+            try:
+                return self.open_slot(row.slot, gfid)
+            except Gone:
+                continue
+        if rows and self.by_handle:
+            try:
+                return open_by_handle(self.root_fd, rows[0].ident, _FILE_FLAGS)
+            except OSError as e:
+                if e.errno in _GONE:
+                    raise Gone(gfid) from e
+                raise
+        raise Gone(gfid)
+
+    def meta(self, gfid: Gfid) -> tuple[Stat, dict[bytes, bytes] | None]:
+        """Stat and xattrs of an object as they are now (xattrs None where it can have none). Raises Gone; OSError."""
+        if gfid == ROOT:
+            return stat_of(os.fstat(self.root_fd)), xattrs_of(self.root_fd)
+        seen = self.see(gfid)
+        if seen is None:
+            raise Gone(gfid)
+        stat = stat_of(seen.st)
+        if not (_stat.S_ISREG(stat.mode) or _stat.S_ISDIR(stat.mode)):
+            return stat, None
+        try:
+            if stat.is_dir:
+                fd = self.dir_fd(gfid)
+                return stat_of(os.fstat(fd)), xattrs_of(fd)
+            fd = self.open_file(gfid)
+        except PermissionError:
+            return stat, None
+        try:
+            return stat_of(os.fstat(fd)), xattrs_of(fd)
+        finally:
+            os.close(fd)
+
+    def link_text(self, slot: Slot) -> bytes:
+        """The text of a symlink. Raises Gone."""
+        try:
+            return os.readlink(slot.name, dir_fd=self.dir_fd(slot.parent))
+        except OSError as e:
+            if e.errno in (*_GONE, errno.EINVAL):
+                raise Gone(slot) from e
+            raise
+
+    def list_dir(self, gfid: Gfid) -> list[bytes]:
+        """The names in a directory, in no order; `.georep` in the root left out (SAFE-7). Raises Gone; OSError."""
+        fd = self.dir_fd(gfid)
+        try:
+            again = os.open(b".", _DIR_FLAGS, dir_fd=fd)
+        except OSError as e:
+            self.forget(gfid)
+            if e.errno in _GONE:
+                raise Gone(gfid) from e
+            raise
+        try:
+            names = [os.fsencode(n) for n in os.listdir(again)]
+        finally:
+            os.close(again)
+        if gfid == ROOT and STATE_DIR in names:
+            names.remove(STATE_DIR)
+        return names
+
+
+def open_root(path: bytes) -> int:
+    """Open the root of a tree. Raises EngineError with the reason and what to do."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise EngineError(
+            f"primary {os.fsdecode(path)}: {e.strerror}",
+            hint="check the path, its mount and its permissions",
+            code="primary-unreachable",
+            errno=e.errno,
+        ) from e
