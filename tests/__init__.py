@@ -1,0 +1,1 @@
+"""The tests of georep-tui: unit, property, system, gluster, tui."""
