@@ -12,6 +12,7 @@ import pytest
 
 from tests.system.ordinary import OrdinaryUser
 from tests.system.places import Mounts, remove_tree, scratch_directory
+from tests.system.settings import Maker
 from tests.system.sshd import Sshd
 
 
@@ -61,6 +62,16 @@ def ordinary() -> Iterator[OrdinaryUser]:
 
 
 @pytest.fixture
+def make(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Maker]:
+    """Makes settings: `make(way, option=value)`; what still runs at the end is killed."""
+    maker = Maker(scratch, lambda: request.getfixturevalue("sshd"), lambda: request.getfixturevalue("ordinary"))
+    try:
+        yield maker
+    finally:
+        maker.close()
+
+
+@pytest.fixture
 def root() -> None:
     """Skips the test where it is not run by root."""
     if os.geteuid() != 0:
@@ -93,4 +104,4 @@ def nothing_left_behind() -> Iterator[None]:
 
 def _mounts() -> set[str]:
     lines = Path("/proc/self/mounts").read_text().splitlines()
-    return {line.split()[1] for line in lines if "georep-" in line.split()[1]}
+    return {line.split()[1] for line in lines if "/georep-" in line.split()[1]}

@@ -67,7 +67,7 @@ class OrdinaryUser:
         env = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
         if subprocess.run(probe, env=env, cwd="/", capture_output=True).returncode == 0:
             return
-        self.base = scratch_directory()
+        self.base = scratch_directory("georepuser-")
         self.project = self._bind(PROJECT, "project")
         prefix = Path(sys.prefix)
         if prefix != Path(sys.base_prefix):

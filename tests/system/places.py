@@ -11,12 +11,12 @@ from pathlib import Path
 from tests.system.oracle import _many_descriptors
 
 
-def scratch_directory() -> Path:
+def scratch_directory(prefix: str = "georep-") -> Path:
     """A new directory that takes user xattrs, on tmpfs where possible (`GEOREP_TEST_DIR` overrides)."""
     for base in (os.environ.get("GEOREP_TEST_DIR"), "/dev/shm", "/var/tmp", tempfile.gettempdir()):
         if not base or not os.access(base, os.W_OK | os.X_OK):
             continue
-        path = Path(tempfile.mkdtemp(prefix="georep-", dir=base))
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
         try:
             os.setxattr(path, "user.georep-test", b"1")
             os.removexattr(path, "user.georep-test")

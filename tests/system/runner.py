@@ -260,9 +260,13 @@ def converged(
 def workload(
     tree: Path, seed: int, operations: int, *, processes_: int = 3, rate: float = 0, user: OrdinaryUser | None = None,
     objects: int = 2000, huge: bool = False,
+    outside: Path | None = None,
 ) -> list[subprocess.Popen[str]]:  # fmt: skip
-    """Start the processes of one seed; together they do `operations` at `rate` a second (0: unlimited)."""
-    outside = tree.parent / f"{tree.name}-outside"
+    """Start the processes of one seed; together they do `operations` at `rate` a second (0: unlimited).
+
+    `outside` is where they move and link things to; by default a directory beside the tree.
+    """
+    outside = outside or tree.parent / f"{tree.name}-outside"
     outside.mkdir(exist_ok=True)
     if user:
         user.owns(outside)

@@ -23,7 +23,8 @@ from tests.system.operations import GROWING, OPERATIONS, SHRINKING, create_huge
 
 RACES = frozenset({
     errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL, errno.ELOOP, errno.EPERM,
-    errno.ENAMETOOLONG, errno.EACCES, errno.ENXIO, errno.EBUSY, errno.EXDEV, errno.EMLINK, errno.ESTALE, errno.EROFS,
+    errno.ENAMETOOLONG, errno.EACCES, errno.ENXIO, errno.EBUSY, errno.EXDEV, errno.EMLINK, errno.ESTALE, errno.ENOTSUP,
+    errno.ENODATA,
 })  # fmt: skip
 """What an operation may meet where several processes work on one tree (EXDEV: over a mount in the tree)."""
 
