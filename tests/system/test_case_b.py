@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.operations import HUGE
-from tests.system.runner import converged, finish, workload, working
+from tests.system.runner import converged, finish, working, workload
 from tests.system.settings import ALL_WAYS, LOCAL, SSH, Maker, Setting, Way
 
 RECORDERS = ["auto", "inotify", "scan"]
