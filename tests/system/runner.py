@@ -37,6 +37,11 @@ def wait_until(condition: Callable[[], Any], timeout: float, what: str = "", pau
         time.sleep(pause)
 
 
+def let_pass(seconds: float) -> None:
+    """Let time pass where time itself is the test (a random moment, an outage); never to wait for something."""
+    time.sleep(seconds)
+
+
 @dataclass
 class Product:
     """One session of the product: its primaries, its secondary, its options, and where it keeps its state.

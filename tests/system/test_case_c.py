@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.system import processes
-from tests.system.runner import WITHIN, Product, converged, finish, wait_until, working, workload
+from tests.system.runner import WITHIN, Product, converged, finish, let_pass, wait_until, working, workload
 from tests.system.settings import LOCAL, SSH, Maker, Setting, Way
 from tests.system.sshd import Sshd
 from tests.system.trees import many_files
@@ -71,8 +71,7 @@ def _crashes(setting: Setting, sshd: Sshd | None, times: int, seed: int) -> None
         with working(started):
             for n in range(times):
                 probes.write()
-                moment = time.monotonic() + chance.uniform(0.1, 2.5)
-                wait_until(lambda m=moment: time.monotonic() >= m, 10)
+                let_pass(chance.uniform(0.1, 2.5))
                 mark = _mark(product)
                 what = chance.choice(kinds)
                 if what == "engine":
@@ -127,8 +126,7 @@ def test_killed_in_the_first_crawl(make: Maker) -> None:
     with product:
         for after in (0.8, 1.2, 1.6, 2.0):
             product.start()
-            moment = time.monotonic() + after
-            wait_until(lambda m=moment: time.monotonic() >= m, 10)
+            let_pass(after)
             product.crash()
         done = product.once()
         assert done.returncode == 0, done.stderr
