@@ -112,6 +112,8 @@ def _rule(text: str, include: bool) -> _Rule:
     anchored = pattern.startswith(b"/")
     body = _wild(pattern[anchored:]) if wild else re.escape(pattern[anchored:])
     if whole and not anchored and not leading:
+        if not double and body.count(b"/") - body.count(b"[^/]") != pattern.count(b"/"):
+            body = _NEVER  # a slash in brackets matches nothing, yet rsync wants as many components as slashes
         body = b"(?:.*/)?" + body
     compiled = re.compile(body, re.DOTALL)
     return _Rule(include, compiled, directories_only, whole, b"/" if leading else b"", with_slash)

@@ -20,6 +20,7 @@ GRACE = 20
 """Seconds by which an index may lag behind the wanted end and still be complete: a rollover (15 s) and 5 s."""
 
 INDEX_NAME = re.compile(rb"HTIME\.(\d{10})")
+XSYNC_NAME = re.compile(rb"XSYNC-CHANGELOG\.(\d{10})\.(\d+)")
 INDEX_RECORD = re.compile(rb"(.*?)(?:/\d{4}/\d\d/\d\d)?/(CHANGELOG|changelog)\.(\d{10})", re.DOTALL)
 
 
@@ -67,7 +68,7 @@ class _File:
 class Htime:
     """All index files of the journal at `root`, read a piece at a time: `poll` takes in what is new.
 
-    `ours` marks a journal written by `engine.journal.htime`, which continues in a new file by repeating the last
+    `ours` marks a journal written by `engine.journal.writer`, which continues in a new file by repeating the last
     record; with GlusterFS a new file always means that journalling was off in between. `since` (unix seconds) lets
     files of ours that end before it be skipped.
     """

@@ -10,10 +10,9 @@ from itertools import pairwise
 
 from engine.journal.archive import Archive
 from engine.journal.format import Decoded, JournalError, decode, encode_header
-from engine.journal.history import INDEX_NAME, Hole, Htime
+from engine.journal.history import INDEX_NAME, XSYNC_NAME, Hole, Htime
 from engine.model import Changelog, Mark
 
-XSYNC_NAME = re.compile(rb"XSYNC-CHANGELOG\.(\d{10})\.(\d+)")
 _LOG_NAME = re.compile(rb"CHANGELOG\.\d{10}")
 
 
