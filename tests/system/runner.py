@@ -209,6 +209,22 @@ class Product:
         except AssertionError as e:
             raise AssertionError(f"{e}; {self.story()}") from None
 
+    def faulty(self, timeout: float = 30, errno: int | None = None) -> dict[str, Any]:
+        """Wait until a brick is Faulty with its reason (and that errno); returns its `last_error`."""
+
+        def reached() -> dict[str, Any] | None:
+            for brick in self.session().get("bricks") or []:
+                error = brick["last_error"]
+                if brick["status"] == "Faulty" and error and errno in (None, error["errno"]):
+                    return dict(error)
+            return None
+
+        try:
+            found: dict[str, Any] = wait_until(reached, timeout, f"Faulty with errno {errno}", pause=0.1)
+        except AssertionError as e:
+            raise AssertionError(f"{e}; {self.story()}") from None
+        return found
+
     def tail(self, lines: int = 15) -> str:
         """The end of the log."""
         try:

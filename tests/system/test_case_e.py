@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.system import processes
 from tests.system.line import Line
-from tests.system.runner import Product, converged, finish, let_pass, wait_until, working, workload
+from tests.system.runner import converged, finish, let_pass, wait_until, working, workload
 from tests.system.settings import SSH, Maker
 from tests.system.sshd import Sshd
 
 GROWTH = 48 << 20
 """Bytes the engine's memory may grow by while its secondary is away."""
-
-
-def _is_faulty(product: Product) -> Callable[[], dict[str, Any] | None]:
-    def look() -> dict[str, Any] | None:
-        brick = product.brick()
-        return brick if brick.get("status") == "Faulty" and brick.get("last_error") else None
-
-    return look
 
 
 @pytest.mark.timeout(400)
@@ -43,15 +33,16 @@ def test_the_line_breaks_under_load(make: Maker, sshd: Sshd, how: str, long: boo
                 before = processes.memory(product.pid)
                 line.cut() if how == "cut" else line.stall()
                 gone = time.monotonic()
-                faulty = wait_until(_is_faulty(product), 30 if how == "stall" else 10, "Faulty")
-                assert faulty["last_error"]["text"], faulty
-                assert faulty["last_error"]["hint"], faulty
-                assert faulty["last_error"]["attempt"] >= 1
-                assert faulty["lag_seconds"] is None or faulty["lag_seconds"] > 0
+                error = product.faulty(30 if how == "stall" else 10)
+                assert error["text"], error
+                assert error["hint"], error
+                assert error["attempt"] >= 1
+                lag = product.brick()["lag_seconds"]
+                assert lag is None or lag > 0
                 let_pass(max(0.0, outage - (time.monotonic() - gone)))
                 later = product.brick()
                 if how == "cut":
-                    assert later["last_error"]["attempt"] > faulty["last_error"]["attempt"], "no backoff to be seen"
+                    assert later["last_error"]["attempt"] > error["attempt"], "no backoff to be seen"
                 assert processes.memory(product.pid) - before < GROWTH
                 line.heal()
                 finish(started)
@@ -73,8 +64,8 @@ def test_sshd_is_down_from_the_start(make: Maker, scratch: Path) -> None:
     try:
         with setting.product as product:
             product.start()
-            faulty = wait_until(_is_faulty(product), 20, "Faulty")
-            assert "refused" in str(faulty["last_error"]["text"]).lower(), faulty
+            error = product.faulty()
+            assert "refused" in str(error["text"]).lower(), error
             server.start()
             converged(product, setting.primary, setting.secondary, since=time.monotonic(), within=65, patience=90)
     finally:
