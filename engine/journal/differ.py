@@ -77,6 +77,7 @@ class Differ:
         self._stats: dict[Gfid, Seen] = {}
         self._looked: set[Slot] = set()
         self._shared: list[Gfid] = []
+        self._again: list[tuple[Slot, int]] = []
         self._suspect = False
 
     # ---- one slice -------------------------------------------------------------------------------------------
@@ -88,37 +89,49 @@ class Differ:
         self._reset()
         self._now_ns = time.time_ns()
         due = [(Slot(parent, name), flags) for (parent, name), flags in slots.items()]
-        first = True
+        stuck = False
         while due:
             # what lies below a directory that moved can be looked at only after the move is in the index
             later = [(slot, flags) for slot, flags in due if not self._look(slot, flags)]
-            if first:
-                for gfid, flags in objects.items():
-                    self._see(gfid, flags, handles.get(gfid))
-                objects = {}
-                first = False
+            for gfid, flags in objects.items():
+                self._see(gfid, flags, handles.get(gfid))
+            objects = {}
             self._settle()
-            if len(later) == len(due):
+            later += self._again
+            self._again = []
+            if len(later) >= len(due):
+                if stuck:
+                    break
                 for slot, _ in later:
-                    row = self.index.row(slot.parent)
-                    if row is not None:
-                        self._look(row.slot)
-                break
+                    self._look_above(slot.parent)
+                self._settle()
+                stuck = True
             due = later
         for gfid, flags in objects.items():
             self._see(gfid, flags, handles.get(gfid))
         self._settle()
         self._continue_walk()
-        if self.crawling and not self.walk and self._listing is None and len(self.records) < self.budget:
+        self._removals()
+        if not self._walking and len(self.records) < self.budget:
             self._end_of_walk()
-        if not self.crawling and not self.walk and len(self.records) < self.budget:
+        if not self._walking and not self.crawling and len(self.records) < self.budget:
             self._empty_limbo()
         return self.records
 
     @property
+    def _walking(self) -> bool:
+        """Is there a directory still to be listed? Then what is missing may be found in it."""
+        return bool(self.walk) or self._listing is not None
+
+    @property
     def pending(self) -> bool:
         """Is anything left to be walked or removed in a further slice?"""
-        return bool(self.walk) or self._listing is not None or self.crawling or bool(self.index.some_children(LIMBO, 1))
+        return (
+            self._walking
+            or self.crawling
+            or bool(self.index.some_children(LIMBO, 1))
+            or bool(self.index.deferred(1))
+        )
 
     def begin_walk(self) -> None:
         """Walk the whole tree from the root: a hybrid crawl (CRW-5, CRW-8)."""
@@ -150,6 +163,15 @@ class Differ:
                 seen = None
         self._compare(slot, before, seen, change)
         return True
+
+    def _look_above(self, gfid: Gfid) -> None:
+        """Look at the names of a directory that can't be reached and of those above it: one of them has moved."""
+        while gfid not in (ROOT, LIMBO):
+            row = self.index.row(gfid)
+            if row is None:
+                return
+            self._look(row.slot)
+            gfid = row.parent
 
     def _flag(self, slot: Slot, change: int) -> None:
         """A name was written through that has been looked at already: its object, or what it was, has changed."""
@@ -187,8 +209,8 @@ class Differ:
         for row in self.index.rows(seen.gfid):
             if row.parent != LIMBO:
                 if row.slot not in self._looked and not self._look(row.slot):
-                    self._looked.add(row.slot)
                     self._removed[row.slot] = row
+                    self._again.append((row.slot, ENTRY))
             self._changed(row, seen, 0)
 
     def _changed(self, before: Row, seen: Seen, flags: int) -> None:
@@ -317,18 +339,19 @@ class Differ:
 
     def _end_of_walk(self) -> None:
         """Everything has been seen: what was missing and was found nowhere is gone."""
-        while len(self.records) < self.budget:
+        while len(self.records) < self.budget and not self._walking:
             slots = self.index.deferred(1024)
             if not slots:
                 self.crawling = False
                 return
             self.index.undefer(slots)
-            self.crawling = False
             for slot in slots:
                 self._looked.discard(slot)
                 self._look(slot)
             self._settle()
-            self.crawling = True
+            crawling, self.crawling = self.crawling, False
+            self._removals()
+            self.crawling = crawling
 
     def _empty_limbo(self) -> None:
         """Delete what was displaced and is wanted nowhere."""
@@ -342,7 +365,7 @@ class Differ:
     # ---- emitting --------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Emit what has been found so far: directories from the top, then files, then removals, then changes."""
+        """Emit what has been found so far: directories from the top, then files, then changes; removals come last."""
         if self._added:
             dirs = [s for s, seen in self._added.items() if _stat.S_ISDIR(seen.st.st_mode)]
             for slot in dirs:
@@ -350,8 +373,6 @@ class Differ:
             for slot, seen in self._added.items():
                 if not _stat.S_ISDIR(seen.st.st_mode):
                     self._place(slot, seen)
-        if self._removed:
-            self._remove()
         if self._objects:
             self._emit_changes()
         if self._shared and self.on_shared is not None:
@@ -359,7 +380,6 @@ class Differ:
                 self.on_shared(gfid)
             self._shared = []
         self._added = {}
-        self._removed = {}
         self._places = {}
         self._objects = {}
         self._stats = {}
@@ -441,7 +461,8 @@ class Differ:
         self._removed.pop(slot, None)
         rows = self.index.rows(occupant.gfid)
         is_dir = _stat.S_ISDIR(occupant.kind)
-        if not is_dir and (len(rows) > 1 or (not self.crawling and occupant.gfid not in self._places)):
+        gone = not self.crawling and not self._walking and occupant.gfid not in self._places
+        if not is_dir and (len(rows) > 1 or gone):
             self.records.append(EntryChange(occupant.gfid, Fop.UNLINK, slot))
             self.index.remove((slot,))
             return
@@ -452,18 +473,19 @@ class Differ:
         if is_dir:
             self.view.forget(occupant.gfid)
 
-    def _remove(self) -> None:
-        if self.crawling:
+    def _removals(self) -> None:
+        """Emit the removal of what was found nowhere; while directories are still to be listed, only remember it."""
+        removed, self._removed = self._removed, {}
+        if self.crawling or self._walking:
             alone = []
-            for slot, row in self._removed.items():
+            for slot, row in removed.items():
                 if len(self.index.rows(row.gfid)) > 1:
-                    # another name holds the object: this one can go now
-                    self._unlink(slot, row)
+                    self._unlink(slot, row)  # another name holds the object: this one can go now
                 else:
                     alone.append(slot)
             self.index.defer(alone)
             return
-        for slot, row in list(self._removed.items()):
+        for slot, row in removed.items():
             now = self.index.get(slot.parent, slot.name)
             if now is None or now.gfid != row.gfid:
                 continue

@@ -1,0 +1,242 @@
+"""The differ against random changes of a real tree: its records lead from the old state to the new one (MRK-9, CHG-*)."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from engine.agent.index import Index
+from engine.journal.differ import DATA, ENTRY, Differ
+from engine.model import LIMBO, ROOT, DataChange, EntryChange, Fop, Gfid, MetaChange, Record, Slot
+from engine.volume.handles import can_open_by_handle, gfid_of, name_to_handle
+from engine.volume.tree import TreeView
+
+BRICK = bytes(range(16))
+
+
+class Model:
+    """A tree of names as the secondary would have it; refuses what a secondary could not do."""
+
+    def __init__(self) -> None:
+        self.names: dict[Slot, Gfid] = {}
+        self.kinds: dict[Gfid, str] = {ROOT: "d", LIMBO: "d"}
+        self.data: set[Gfid] = set()
+
+    def apply(self, record: Record) -> None:
+        if isinstance(record, DataChange):
+            assert record.gfid in self.kinds
+            self.data.add(record.gfid)
+            return
+        if isinstance(record, MetaChange):
+            assert record.gfid in self.kinds
+            return
+        fop, gfid, slot = record.fop, record.gfid, record.slot
+        if fop in (Fop.UNLINK, Fop.RMDIR):
+            assert self.names.get(slot) == gfid, record
+            if fop == Fop.RMDIR:
+                assert self.kinds[gfid] == "d"
+                assert not any(s.parent == gfid for s in self.names), "RMDIR of a directory that is not empty"
+            else:
+                assert self.kinds[gfid] != "d"
+            del self.names[slot]
+            if gfid not in self.names.values():
+                del self.kinds[gfid]
+            return
+        if fop == Fop.RENAME:
+            assert record.dest is not None
+            assert self.names.get(slot) == gfid, record
+            assert record.dest not in self.names, "RENAME onto a name that is taken"
+            assert self.kinds.get(record.dest.parent) == "d"
+            if self.kinds[gfid] == "d":
+                at = record.dest.parent
+                while at not in (ROOT, LIMBO):
+                    assert at != gfid, "a directory moved below itself"
+                    at = next(s.parent for s, g in self.names.items() if g == at)
+            del self.names[slot]
+            self.names[record.dest] = gfid
+            return
+        assert self.kinds.get(slot.parent) == "d", f"no parent for {record}"
+        assert slot not in self.names, record
+        if fop == Fop.LINK:
+            assert self.kinds.get(gfid) not in (None, "d")
+        else:
+            assert gfid not in self.kinds, record
+            self.kinds[gfid] = "d" if fop == Fop.MKDIR else "l" if fop == Fop.SYMLINK else "f"
+            self.data.add(gfid)
+        self.names[slot] = gfid
+
+
+def disk(root: bytes) -> dict[Slot, Gfid]:
+    """The names of a real tree."""
+    out: dict[Slot, Gfid] = {}
+    todo = [(ROOT, root)]
+    while todo:
+        gfid, path = todo.pop()
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        for name in os.listdir(path):
+            child = gfid_of(BRICK, name_to_handle(fd, name))
+            out[Slot(gfid, name)] = child
+            if stat.S_ISDIR(os.lstat(os.path.join(path, name)).st_mode):
+                todo.append((child, os.path.join(path, name)))
+        os.close(fd)
+    return out
+
+
+class Tree:
+    """A real tree with a differ beside it."""
+
+    def __init__(self, where: bytes, by_handle: bool) -> None:
+        self.root = os.path.join(where, b"tree")
+        os.mkdir(self.root)
+        self.outside = os.path.join(where, b"outside")
+        os.mkdir(self.outside)
+        self.fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        self.index = Index(os.fsdecode(where) + "/index.db")
+        self.view = TreeView(self.fd, BRICK, self.index, by_handle and can_open_by_handle(self.fd), fds=8)
+        self.differ = Differ(self.view, self.index, budget=50)
+        self.model = Model()
+        self.before = disk(self.root)
+
+    def close(self) -> None:
+        self.view.close()
+        self.index.close()
+        os.close(self.fd)
+
+    def paths(self, kind: str = "") -> list[bytes]:
+        out = []
+        for base, dirs, files in os.walk(self.root):
+            out += [os.path.join(base, n) for n in (dirs if kind == "d" else files if kind == "f" else dirs + files)]
+        return sorted(out)
+
+    def change(self, rnd: random.Random) -> None:
+        """One random operation; what the system refuses does nothing."""
+        dirs = [self.root, *self.paths("d")]
+        files, all_ = self.paths("f"), self.paths()
+        new = os.path.join(rnd.choice(dirs), b"n%d" % rnd.randrange(12))
+        what = rnd.randrange(12)
+        try:
+            if what <= 1:
+                with open(new, "wb") as f:
+                    f.write(rnd.randbytes(3))
+            elif what == 2:
+                os.mkdir(new)
+                if rnd.random() < 0.5:
+                    Path(os.fsdecode(new), "inside").touch()
+            elif what in (3, 4, 5) and all_:
+                os.rename(rnd.choice(all_), rnd.choice([new, rnd.choice(all_)]))
+            elif what == 6 and files:
+                os.link(rnd.choice(files), new, follow_symlinks=False)
+            elif what == 7:
+                os.symlink(b"x", new)
+            elif what == 8 and files:
+                os.unlink(rnd.choice(files))
+            elif what == 9 and len(dirs) > 1:
+                shutil.rmtree(rnd.choice(dirs[1:]))
+            elif what == 10 and len(all_) > 1:  # a swap through a third name
+                a, b = rnd.sample(all_, 2)
+                os.rename(a, a + b"~")
+                os.rename(b, a)
+                os.rename(a + b"~", b)
+            elif what == 11:
+                away = os.path.join(self.outside, b"%d" % rnd.randrange(4))
+                if os.path.lexists(away):
+                    os.rename(away, new)
+                elif all_:
+                    os.rename(rnd.choice(all_), away)
+        except OSError:
+            pass
+
+    def slices(self, crawl: bool) -> int:
+        """Let the differ look, apply its records, and hold the model against the disk."""
+        after = disk(self.root)
+        slots = {} if crawl else {(s.parent, s.name): ENTRY for s in {*self.before, *after}}
+        if crawl:
+            self.differ.begin_walk()
+        records = self.differ.slice(slots, {}, {})
+        count = 0
+        while True:
+            for r in records:
+                self.model.apply(r)
+            count += sum(isinstance(r, EntryChange) for r in records)
+            self.index.commit(durable=False)
+            if not self.differ.pending:
+                break
+            records = self.differ.slice({}, {}, {})
+        assert self.model.names == after
+        known = {}
+        todo = [ROOT]
+        while todo:
+            for row in self.index.children(todo.pop()):
+                known[row.slot] = row.gfid
+                if stat.S_ISDIR(row.kind):
+                    todo.append(row.gfid)
+        assert known == after
+        assert self.index.count() == len(after)
+        self.before = after
+        return count
+
+
+@pytest.mark.parametrize("by_handle", [True, False])
+@pytest.mark.parametrize("crawl", [False, True])
+@pytest.mark.parametrize("seed", range(25))
+def test_MRK9_records_lead_from_the_index_to_the_disk(seed: int, crawl: bool, by_handle: bool) -> None:
+    """Swaps, chains, renames over, links, moves out and in, in any order, seen only by where they happened."""
+    rnd = random.Random(seed)
+    where = tempfile.mkdtemp(dir="/dev/shm").encode()
+    tree = Tree(where, by_handle)
+    try:
+        for _ in range(25):
+            for _ in range(rnd.choice([1, 3, 10, 40])):
+                tree.change(rnd)
+            tree.slices(crawl if rnd.random() < 0.8 else not crawl)
+        assert tree.slices(True) == 0, "a walk over what is known finds nothing"
+    finally:
+        tree.close()
+        shutil.rmtree(where)
+
+
+def test_CRW8_renamed_directory_is_one_record() -> None:
+    """A subtree renamed while nobody looked is renamed, not sent again."""
+    where = tempfile.mkdtemp(dir="/dev/shm").encode()
+    tree = Tree(where, True)
+    try:
+        os.makedirs(tree.root + b"/a/b/c")
+        for i in range(200):
+            Path(os.fsdecode(tree.root) + f"/a/b/c/{i}").write_bytes(b"x")
+        tree.slices(True)
+        os.mkdir(tree.root + b"/z")
+        os.rename(tree.root + b"/a/b", tree.root + b"/z/q")
+        tree.differ.begin_walk()
+        records = tree.differ.slice({}, {}, {})
+        entries = [r for r in records if isinstance(r, EntryChange)]
+        assert [r.fop for r in entries] == [Fop.MKDIR, Fop.RENAME]
+        assert not any(isinstance(r, DataChange) for r in records)
+    finally:
+        tree.close()
+        shutil.rmtree(where)
+
+
+def test_CHG1_writes_are_data() -> None:
+    """A slot written through gives a data record for its object, also after it was renamed."""
+    where = tempfile.mkdtemp(dir="/dev/shm").encode()
+    tree = Tree(where, True)
+    try:
+        for n in (b"/a", b"/b"):
+            Path(os.fsdecode(tree.root + n)).write_bytes(b"1")
+        tree.slices(True)
+        a = gfid_of(BRICK, name_to_handle(tree.fd, b"a"))
+        st = os.stat(tree.root + b"/a")
+        Path(os.fsdecode(tree.root + b"/a")).write_bytes(b"2")
+        os.utime(tree.root + b"/a", ns=(st.st_atime_ns, st.st_mtime_ns))
+        os.rename(tree.root + b"/a", tree.root + b"/c")
+        records = tree.differ.slice({(ROOT, b"a"): DATA | ENTRY, (ROOT, b"c"): ENTRY}, {}, {})
+        assert DataChange(a) in records
+    finally:
+        tree.close()
+        shutil.rmtree(where)
