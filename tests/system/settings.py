@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,11 @@ class Setting:
     def owners(self) -> bool:
         """Can owners be kept? An ordinary user cannot give files away."""
         return self.user is None or not self.user.made
+
+    def hand_over(self) -> None:
+        """Everything in the primary becomes the ordinary user's, where there is one."""
+        if self.user and self.user.made:
+            subprocess.run(["chown", "-hR", f"{self.user.uid}:{self.user.gid}", str(self.primary)], check=True)
 
     def through(self, line: Line, sshd: Sshd) -> Setting:
         """The same with the connection through a line."""

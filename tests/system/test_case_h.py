@@ -77,6 +77,7 @@ def test_every_kind_of_object(make: Maker, way: Way) -> None:
         # only root can make devices
         for name in ("node", "block"):
             (tree / name).unlink()
+    setting.hand_over()
     done = setting.product.once()
     assert done.returncode == 0, done.stderr
     found = differences(os.fsencode(setting.primary), os.fsencode(setting.secondary), owners=setting.owners)
