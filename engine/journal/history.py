@@ -114,9 +114,7 @@ class Htime:
             elif st.st_size == known.offset + len(known.torn):
                 return False
             claimed = _claim(fd)  # before the records: a writer adds the record first, then counts it
-            data = b""
-            while chunk := os.pread(fd, 1 << 22, known.offset + len(data)):
-                data += chunk
+            data = read_from(fd, known.offset)
         finally:
             os.close(fd)
         self._take(known, data)
@@ -259,6 +257,15 @@ def place(root: bytes, suffix: int, layout: int = 0) -> bytes:
         return os.path.join(root, name)
     day = time.gmtime(suffix + (0, -86400, 86400)[layout])
     return os.path.join(root, b"%04d/%02d/%02d" % (day.tm_year, day.tm_mon, day.tm_mday), name)
+
+
+def read_from(fd: int, offset: int) -> bytes:
+    """All bytes of a file from `offset` on."""
+    chunks: list[bytes] = []
+    while chunk := os.pread(fd, 1 << 22, offset):
+        chunks.append(chunk)
+        offset += len(chunk)
+    return b"".join(chunks)
 
 
 def _claim(fd: int) -> tuple[int, int] | None:

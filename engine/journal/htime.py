@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from engine.journal.format import JournalError
-from engine.journal.history import COUNT_XATTR, INDEX_RECORD, place
+from engine.journal.history import COUNT_XATTR, INDEX_RECORD, place, read_from
 
 CURRENT_XATTR = "trusted.glusterfs.current_htime"
 
@@ -33,9 +33,7 @@ class HtimeWriter:
 
     def _recover(self) -> None:
         """Cut a torn last record off, and learn the last suffix and the number of records."""
-        data = b""
-        while chunk := os.pread(self._fd, 1 << 22, len(data)):
-            data += chunk
+        data = read_from(self._fd, 0)
         self.size = data.rfind(b"\0") + 1
         if self.size != len(data):
             os.ftruncate(self._fd, self.size)

@@ -45,6 +45,7 @@ class JournalWriter:
         self._xsync = -1
         self._idle = False
         self._synced = 0.0
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
         os.makedirs(os.path.join(self.root, b"htime"), mode=0o700, exist_ok=True)
         os.makedirs(os.path.join(self.root, b"xsync"), mode=0o700, exist_ok=True)
         self.last = floor

@@ -1,0 +1,69 @@
+"""The delete guard (SAFE-1): how much may be deleted in a while before a person is asked. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from engine.model import Gfid
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Deletes that wait for a person. `id` changes with the set of objects: a changed batch asks anew."""
+
+    id: str
+    reason: str
+    deletes: int
+    of: int
+    sample: tuple[str, ...]
+    since: float
+    bytes: int | None = None
+
+
+def hold_id(objects: Iterable[Gfid | str]) -> str:
+    """The id of a set of deletes."""
+    digest = hashlib.blake2b(digest_size=5)
+    for one in sorted(o if isinstance(o, bytes) else o.encode() for o in objects):
+        digest.update(one)
+    return digest.hexdigest()
+
+
+@dataclass(slots=True)
+class DeleteGuard:
+    """Counts deletes over a sliding window (seconds) against a share (0…1) of the replica, and at least `minimum`."""
+
+    share: float
+    window: float
+    minimum: int
+    events: list[tuple[float, int]] = field(default_factory=list)
+    base: int = 0
+    """Objects in the replica when the window began."""
+
+    def trim(self, now: float, objects: int) -> None:
+        """Forget what is older than the window; an empty window begins with the replica as it is."""
+        self.events = [(t, n) for t, n in self.events if t > now - self.window]
+        if not self.events:
+            self.base = objects
+
+    def counted(self) -> int:
+        """Deletes within the window."""
+        return sum(n for _, n in self.events)
+
+    def exceeded(self, now: float, deletes: int, objects: int) -> bool:
+        """Would that many more deletes go beyond what may pass unasked?"""
+        if not deletes:
+            return False
+        self.trim(now, objects)
+        total = self.counted() + deletes
+        return total > max(self.minimum, int(self.share * self.base))
+
+    def passed(self, now: float, deletes: int) -> None:
+        """That many deletes have been applied."""
+        if deletes:
+            self.events.append((now, deletes))
+
+    def approve(self) -> None:
+        """A person agreed: the window begins anew."""
+        self.events.clear()

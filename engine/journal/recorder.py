@@ -1,0 +1,350 @@
+"""The recorder of a tree brick: events mark slots dirty, a slice closes, the difference becomes a changelog."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.agent.index import Index
+from engine.journal.dirty import Source, WatchLimit
+from engine.journal.differ import Differ
+from engine.journal.writer import JournalWriter
+from engine.model import Changelog, EngineError, Gfid
+from engine.volume.handles import RootError, RootIdentity
+from engine.volume.tree import Gone, TreeView
+
+PARTS_AHEAD = 48
+"""Slices a walk may be ahead of the worker: more would only lie on the disk."""
+
+HEARTBEAT = 10.0
+"""Seconds after which an idle slice is closed, so that the mark advances (MRK-8)."""
+
+READY = 20_000
+"""Closed slices kept in memory for the worker; what is beyond is found on the disk again (SAFE-6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed slice. `complete`: with it, everything up to its suffix is in the journal (no walk is pending).
+
+    `since` is the unix time of its oldest change, None where that is not known (a walk, a heartbeat).
+    """
+
+    changelog: Changelog
+    complete: bool
+    since: float | None = None
+
+
+class Recorder:
+    """Closes slices of one brick, in a thread of its own.
+
+    The differ's index belongs to that thread. `on_closed` is called there after each closed slice, `on_error` once
+    when recording has ended with an error (the root is gone or another, the journal cannot be written).
+    `allowed(bytes)` says whether the journal may grow further (SAFE-6).
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        view: TreeView,
+        index: Index,
+        differ: Differ,
+        source: Source,
+        writer: JournalWriter,
+        identity: RootIdentity,
+        *,
+        rollover: float,
+        on_closed: Callable[[], None],
+        on_error: Callable[[EngineError], None],
+        log: Callable[[str, str], None],
+        scan_interval: float = 60.0,
+        scan_rate: int = 0,
+    ) -> None:
+        self.root = root
+        self.view = view
+        self.index = index
+        self.differ = differ
+        self.source = source
+        self.writer = writer
+        self.identity = identity
+        self.rollover = rollover
+        self.on_closed = on_closed
+        self.on_error = on_error
+        self.log = log
+        self.scan_interval = scan_interval
+        self._lock = threading.Lock()
+        self._ready: deque[Closed] = deque()
+        self.spilled = False
+        """Slices were closed that are not in memory: the worker lists the disk when it has none left."""
+        self._stop = threading.Event()
+        self._flush_wanted = 0
+        self._flush_done = 0
+        self._flushed = threading.Condition(self._lock)
+        self._crawl_wanted: str | None = None
+        self._written = 0.0
+        self._clear_wanted = False
+        self.crawl_reason: str | None = None
+        self.crawl_since: float | None = None
+        self.crawl_kind = ""
+        self._first: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"recorder {os.fsdecode(root)}", daemon=True)
+        self.error: EngineError | None = None
+        self._room = threading.Event()
+        self._room.set()
+        self._unfinished = 0
+        self.slices = 0
+        differ.on_directory = self._watch
+        differ.on_shared = self._watch_shared
+
+    # ---- for other threads -----------------------------------------------------------------------------------
+
+    def start(self, reason: str | None, *, clear: bool = False) -> None:
+        """Begin to record; with a reason, with a hybrid crawl (`clear`: the index is forgotten first)."""
+        if reason is not None:
+            self.crawl(reason, clear=clear)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and join it; what is dirty stays for the hybrid crawl of the next start."""
+        self._stop.set()
+        self.source.wake.set()
+        self._room.set()
+        with self._lock:
+            self._flushed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(30)
+        self.source.stop()
+
+    def crawl(self, reason: str, *, clear: bool = False) -> None:
+        """Ask for a hybrid crawl (CRW-7); `clear` compares with the secondary alone (MRK-7)."""
+        with self._lock:
+            self._crawl_wanted = reason
+            self._clear_wanted = self._clear_wanted or clear
+            self.crawl_reason = self.crawl_reason or reason
+            self._flushed.notify_all()
+        self.source.wake.set()
+
+    def close_now(self, timeout: float | None = None) -> bool:
+        """Close the running slice with all that the kernel has queued, and wait until it is in the journal.
+
+        False when it took longer than `timeout` seconds or recording has ended.
+        """
+        with self._lock:
+            self._flush_wanted += 1
+            wanted = self._flush_wanted
+            self.source.wake.set()
+            self._flushed.notify_all()
+            self._flushed.wait_for(
+                lambda: self._flush_done >= wanted or self._stop.is_set() or self.error is not None, timeout
+            )
+            return self._flush_done >= wanted
+
+    def take(self, most: int, most_bytes: int) -> list[Closed]:
+        """The next closed slices, in order, for one batch; they stay until `done`."""
+        with self._lock:
+            out: list[Closed] = []
+            size = 0
+            for closed in self._ready:
+                size += closed.changelog.size
+                if out and (len(out) >= most or size > most_bytes):
+                    break
+                out.append(closed)
+            return out
+
+    def done(self, count: int) -> None:
+        """The first `count` slices have been synced."""
+        with self._lock:
+            for _ in range(count):
+                self._ready.popleft()
+            if len(self._ready) < PARTS_AHEAD:
+                self._room.set()
+
+    def prepend(self, closed: list[Closed]) -> None:
+        """Slices found on the disk, older than any of this run."""
+        with self._lock:
+            self._ready.extendleft(reversed(closed))
+
+    def backlog(self) -> tuple[int, int, float | None]:
+        """Closed slices with content that wait, their bytes, and the unix time of the oldest change not synced."""
+        with self._lock:
+            real = [c for c in self._ready if c.changelog.size]
+            times = [c.since for c in real if c.since is not None]
+            if self._first is not None:
+                times.append(self._first)
+            dirty = getattr(self.source, "first_time", None)
+            if dirty is not None:
+                times.append(dirty)
+            return len(real), sum(c.changelog.size for c in real), min(times) if times else None
+
+    @property
+    def crawling(self) -> bool:
+        """Is a hybrid crawl wanted or under way?"""
+        return self.crawl_reason is not None
+
+    # ---- the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._wait()
+                if self._stop.is_set():
+                    break
+                self._close_slice()
+        except RootError as e:
+            self._end(EngineError(f"primary {os.fsdecode(self.root)}: {e}", code="primary-changed",
+                                  hint="nothing is replicated until it is back as it was"))  # fmt: skip
+        except WatchLimit as e:
+            self._end(EngineError(str(e), code="watch-limit", hint="raise fs.inotify.max_user_watches"))
+        except EngineError as e:
+            self._end(e)
+        except OSError as e:
+            name = os.fsdecode(e.filename) + ": " if isinstance(e.filename, str | bytes) else ""
+            self._end(EngineError(f"recorder: {name}{e.strerror}", code="recorder", errno=e.errno))
+        except Exception as e:  # noqa: BLE001 - the thread's last word: the worker becomes Faulty with it
+            self._end(EngineError(f"recorder: {type(e).__name__}: {e}", code="internal"))
+
+    def _end(self, error: EngineError) -> None:
+        with self._lock:
+            self.error = error
+            self._flushed.notify_all()
+        self.index.rollback()
+        self.on_error(error)
+
+    def _wait(self) -> None:
+        """Until there is something to close: a slice whose time is up, a request, a walk, a heartbeat."""
+        deadline = time.monotonic() + HEARTBEAT
+        while not self._stop.is_set():
+            with self._lock:
+                if self._asked():
+                    return
+            if self.differ.pending:
+                if self._room.is_set():
+                    return
+                self._room.wait(1.0)
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            if not self.source.wake.wait(left):
+                continue
+            with self._lock:
+                if self._asked() or self._stop.is_set():
+                    return
+                self._first = time.time()
+                # let a storm run its slice without a wake-up for each event
+                self._flushed.wait_for(lambda: self._asked() or self._stop.is_set(), self.rollover)
+            return
+
+    def _asked(self) -> bool:
+        return self._crawl_wanted is not None or self._flush_wanted > self._flush_done
+
+    def _close_slice(self) -> None:
+        with self._lock:
+            flush = self._flush_wanted
+            crawl, self._crawl_wanted = self._crawl_wanted, None
+            clear, self._clear_wanted = self._clear_wanted, False
+        self.identity.check()
+        self.source.wake.clear()
+        self.source.settle()
+        dirty = self.source.take()
+        since = dirty.first_time if dirty.first_time is not None else self._first
+        if dirty.root_lost:
+            raise RootError("it was moved, deleted or unmounted")
+        if dirty.overflow:
+            crawl = crawl or "events were lost (the kernel's queue overflowed)"
+            self.log("warning", "events were lost; a hybrid crawl closes the hole")
+        began = crawl is not None
+        if crawl is not None:
+            self._begin_crawl(crawl, clear)
+        walking = self.differ.pending
+        records = self.differ.slice(dirty.slots, dirty.objects, dirty.handles)
+        self.identity.check()
+        if self.differ.unreadable:
+            for gfid in self.differ.unreadable:
+                self.log("warning", f"not readable: {os.fsdecode(self.index.path(gfid) or b'?')}")
+            self.differ.unreadable.clear()
+        pending = self.differ.pending
+        crawl_ended = self.crawl_reason is not None and not pending and not began
+        if began and not pending:
+            crawl_ended = True
+        now = time.time()
+        self._fact("walk_since", self.writer.last if pending else None)
+        if walking or pending or self._unfinished or began:
+            if records:
+                self._unfinished += 1
+                changelog = self.writer.write_xsync(self.writer.last, self._unfinished, records)
+                self._commit(Closed(changelog, False, since))
+            else:
+                self.index.commit(durable=True)
+            if not pending:
+                # an ordinary slice says that all up to its suffix is in the journal
+                self._unfinished = 0
+                self._written = now
+                self._commit(Closed(self.writer.write([]), True, None))
+        elif records or flush > self._flush_done or now - self._written >= HEARTBEAT:
+            self._written = now
+            changelog = self.writer.write(records)
+            self._commit(Closed(changelog, True, since if records else None))
+        self._first = None
+        if crawl_ended:
+            self.crawl_reason = None
+            self.index.set_fact("crawling", None)
+            self.index.commit(durable=True)
+            self.log("info", f"hybrid crawl: walked {self.differ.seen_objects} objects")
+        with self._lock:
+            self._flush_done = max(self._flush_done, flush)
+            self._flushed.notify_all()
+        self.slices += 1
+        self.on_closed()
+
+    def _begin_crawl(self, reason: str, clear: bool) -> None:
+        if self.writer.last == 0 or self._unfinished == 0:
+            # the crawl's slices sort after everything before it
+            self._commit(Closed(self.writer.write([]), False, None))
+        self.crawl_reason = reason
+        self.crawl_since = time.time()
+        self.log("info", f"hybrid crawl: {reason}")
+        if clear:
+            self.index.clear()
+        self.index.set_fact("crawling", reason)
+        self.differ.begin_walk()
+
+    def _fact(self, key: str, value: object) -> None:
+        if self.index.fact(key) != value:
+            self.index.set_fact(key, value)
+
+    def _commit(self, closed: Closed) -> None:
+        """The changelog is durable: now the index may say so, and the worker may have it."""
+        if closed.changelog.size or self.index.changed:
+            self.index.commit(durable=True)
+        with self._lock:
+            if len(self._ready) < READY and not self.spilled:
+                if not closed.changelog.size and self._ready and not self._ready[-1].changelog.size:
+                    self._ready[-1] = Closed(closed.changelog, closed.complete or self._ready[-1].complete)
+                else:
+                    self._ready.append(closed)
+            else:
+                self.spilled = True
+            if len(self._ready) >= PARTS_AHEAD:
+                self._room.clear()
+
+    def _watch(self, gfid: Gfid) -> None:
+        fd = self.view.dir_fd(gfid)
+        self.source.watch_directory(gfid, fd)
+
+    def _watch_shared(self, gfid: Gfid) -> None:
+        """A file with several names: some may be outside the tree, where only the file itself can be watched."""
+        try:
+            fd = self.view.open_file(gfid)
+        except (Gone, OSError):
+            return
+        try:
+            self.source.watch_object(gfid, fd)
+        finally:
+            os.close(fd)
+
+

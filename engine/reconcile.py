@@ -1,0 +1,167 @@
+"""Making the secondary agree with the primary of now, object by object: conflicts (CON-1…6), ledger retries, repair."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
+from engine.link import Link, RemoteError
+from engine.model import LIMBO, ROOT, Gfid, Slot
+from engine.transfer.base import Transfer
+from engine.volume.tree import Gone, TreeView, stat_of
+
+ROUNDS = 10
+"""Rounds without progress after which what is left goes to the ledger (CON-6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided of one object, and why (CON-6: every decision can be shown)."""
+
+    gfid: Gfid
+    row: str
+    text: str
+
+
+class Reconciler:
+    """Brings single objects to the primary's state of now; it never replays an old operation (ERR-3)."""
+
+    def __init__(
+        self,
+        view: TreeView,
+        link: Link,
+        applier: Applier,
+        transfer: Transfer,
+        decided: Callable[[Decision], None],
+    ) -> None:
+        self.view = view
+        self.link = link
+        self.applier = applier
+        self.transfer = transfer
+        self.decided = decided
+
+    def settle(self, problems: list[Problem], result: Result) -> list[Problem]:
+        """Resolve problems; what could not be resolved comes back, with the last errno.
+
+        Objects that are not where the primary's index has them go to `result.gone`: look again after a slice.
+        """
+        left = list(problems)
+        before: set[Gfid] | None = None
+        for _ in range(ROUNDS):
+            todo: dict[Gfid, Problem] = {}
+            for p in left:
+                todo.setdefault(p.gfid, p)
+                if p.found and p.found not in todo:
+                    todo[p.found] = p
+            if not todo or set(todo) == before:
+                break
+            before = set(todo)
+            left = self._round(todo, result)
+        return left
+
+    def _round(self, todo: dict[Gfid, Problem], result: Result) -> list[Problem]:
+        left: list[Problem] = []
+        data: dict[Gfid, None] = {}
+        meta: dict[Gfid, None] = {}
+        order = sorted(todo, key=self._depth)
+        for gfid in order:
+            problem = todo[gfid]
+            try:
+                self._one(gfid, problem, data, meta, result)
+            except RemoteError as e:
+                if e.errno in BRICK_ERRNOS:
+                    raise brick_fault(self.link.where, e.errno or 0, e.text) from e
+                left.append(Problem(gfid, problem.slot, problem.operation, e.errno or problem.errno, e.text))
+        again = Result()
+        if data:
+            self.transfer.send(list(data), set(), again)
+        rest = [g for g in meta if g not in again.sent]
+        if rest:
+            # directories last, the deepest first: making what is below them changes their times
+            self.applier.metas(sorted(rest, key=self._depth, reverse=True), again)
+        result.gone += again.gone
+        result.sent |= again.sent
+        result.files += again.files
+        result.bytes += again.bytes
+        return left + again.problems
+
+    def _depth(self, gfid: Gfid) -> int:
+        path = self.view.index.path(gfid)
+        return 0 if not path else path.count(b"/") + 1
+
+    def _one(
+        self, gfid: Gfid, problem: Problem, data: dict[Gfid, None], meta: dict[Gfid, None], result: Result
+    ) -> None:
+        if gfid in (ROOT, LIMBO):
+            meta[ROOT] = None
+            return
+        rows = [r for r in self.view.index.rows(gfid) if r.parent != LIMBO]
+        if not rows:
+            self.link.call("remove", {"gfid": gfid.hex()})
+            self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
+            if problem.slot is not None and self.view.index.get(*problem.slot) is None and not problem.found:
+                if problem.slot.parent == ROOT or self.view.index.has(problem.slot.parent):
+                    self.link.call("clear_slot", slot_params(problem.slot))
+            return
+        seen = self.view.see(gfid)
+        if seen is None:
+            result.gone.append(gfid)
+            return
+        for parent in {r.parent for r in rows}:
+            self._parents(parent, meta)
+        stat = stat_of(seen.st)
+        link = None
+        if stat.is_symlink:
+            try:
+                link = self.view.link_text(rows[0].slot)
+            except Gone:
+                result.gone.append(gfid)
+                return
+        answer = self.link.call("place", place_params(gfid, [r.slot for r in rows], stat, link))
+        names = ", ".join(f"{r.name!r}" for r in rows[:3])
+        self.decided(Decision(gfid, "CON-2/3/4", f"{problem.operation}: put where the primary has it ({names})"))
+        if stat.is_file and (answer.get("data") or problem.operation in ("DATA", "META", "RETRY")):
+            data[gfid] = None
+        meta[gfid] = None
+        for row in rows:
+            meta[row.parent] = None
+
+    def _parents(self, gfid: Gfid, meta: dict[Gfid, None]) -> None:
+        """Make missing parents on the secondary from the primary's (CON-5)."""
+        chain: list[Gfid] = []
+        while gfid != ROOT and gfid != LIMBO:
+            known = self.link.call("lookup", {"gfids": [gfid.hex()]}).get("objects", {})
+            if known.get(gfid.hex(), {}).get("names"):
+                break
+            chain.append(gfid)
+            row = self.view.index.row(gfid)
+            if row is None:
+                return
+            gfid = row.parent
+        for missing in reversed(chain):
+            row = self.view.index.row(missing)
+            seen = self.view.see(missing)
+            if row is None or seen is None:
+                return
+            self.link.call("place", place_params(missing, [row.slot], stat_of(seen.st), None))
+            self.decided(Decision(missing, "CON-5", f"parent {row.name!r} was missing, made from the primary's"))
+            meta[missing] = None
+
+
+def slot_params(slot: Slot) -> dict[str, Any]:
+    """A slot as the agent's calls take it."""
+    return {"parent": slot.parent.hex(), "name": base64.b64encode(slot.name).decode()}
+
+
+def place_params(gfid: Gfid, slots: Iterable[Slot], stat: Any, link: bytes | None) -> dict[str, Any]:
+    """The parameters of `place`."""
+    return {
+        "gfid": gfid.hex(),
+        "slots": [slot_params(s) for s in slots],
+        "stat": list(stat),
+        "link": None if link is None else base64.b64encode(link).decode(),
+        "replace": True,
+    }

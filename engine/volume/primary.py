@@ -1,0 +1,191 @@
+"""The primary side of one tree brick: its state directory, index, journal, marks and recorder."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.agent.index import Index, IndexError_
+from engine.agent.types import STATE_DIR
+from engine.filters import Filters
+from engine.journal.differ import Differ
+from engine.journal.writer import JournalWriter
+from engine.journal.reader import Journal
+from engine.journal.recorder import Closed, Recorder
+from engine.journal.sources import open_source
+from engine.marks import MarkFile
+from engine.model import ROOT, EngineError, Gfid, Mark
+from engine.volume.handles import RootError, RootIdentity, can_open_by_handle
+from engine.volume.tree import TreeView, open_root
+
+Log = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeOptions:
+    """What of the configuration concerns recording. `rollover` and `scan_interval` in seconds."""
+
+    rollover: float
+    recorder: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    scan_interval: float
+
+
+class TreePrimary:
+    """One tree that is replicated. `open` before use; one recorder at a time."""
+
+    def __init__(self, root: bytes, state: str, log: Log) -> None:
+        self.root = root
+        self.state = state
+        self.log = log
+        self.path = os.fsdecode(root)
+        os.makedirs(state, mode=0o700, exist_ok=True)
+        self._facts = os.path.join(state, "brick.json")
+        self.marks = MarkFile(os.path.join(state, "marks.json"))
+        self.recorder: Recorder | None = None
+        self.first_run = not os.path.exists(self._facts)
+        self.brick_id = self._identify()
+        self.journal = Journal(os.fsencode(os.path.join(state, "journal")))
+
+    def _identify(self) -> bytes:
+        """The brick's own id, made once."""
+        try:
+            with open(self._facts, encoding="utf-8") as f:
+                known = json.load(f)
+            return uuid.UUID(known["id"]).bytes
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError) as e:
+            raise EngineError(
+                f"{self._facts}: damaged ({e})", code="state-damaged",
+                hint="remove the brick's state directory and run with --adopt",
+            ) from e  # fmt: skip
+        fresh = uuid.uuid4()
+        self._keep({"id": str(fresh), "root": self.path})
+        return fresh.bytes
+
+    def _keep(self, facts: dict[str, object]) -> None:
+        temp = self._facts + ".new"
+        with open(temp, "w", encoding="utf-8") as f:
+            json.dump(facts, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temp, self._facts)
+        fd = os.open(self.state, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def identity(self, adopt: bool) -> RootIdentity:
+        """The root's identity, checked against the one of earlier runs (SAFE-1); `adopt` accepts another."""
+        try:
+            now = RootIdentity.of(self.path)
+        except (RootError, OSError) as e:
+            raise EngineError(
+                f"primary {self.path}: {e.strerror if isinstance(e, OSError) else e}", code="primary-unreachable",
+                hint="check the path and its mount; nothing is replicated until it is back",
+            ) from e  # fmt: skip
+        with open(self._facts, encoding="utf-8") as f:
+            facts = json.load(f)
+        if facts.get("identity") not in (None, now.text) and not adopt:
+            raise EngineError(
+                f"primary {self.path} is not the tree it was: another filesystem or directory is there now",
+                code="primary-changed",
+                hint="mount the right one; if this one is meant, run with --adopt",
+            )
+        if facts.get("identity") != now.text:
+            self._keep({**facts, "identity": now.text})
+        return now
+
+    def view(self, index: Index | None = None, root_fd: int | None = None) -> TreeView:
+        """A view for one thread, with a connection to the index of its own."""
+        fd = root_fd if root_fd is not None else open_root(self.root)
+        return TreeView(fd, self.brick_id, index or self.open_index(16, reader=True), can_open_by_handle(fd))
+
+    def open_index(self, cache_mib: int, *, reader: bool = False) -> Index:
+        """A connection to the primary's index."""
+        return Index(os.path.join(self.state, "index.db"), cache_mib, reader)
+
+    def start(
+        self,
+        options: TreeOptions,
+        *,
+        adopt: bool,
+        clear: bool,
+        on_closed: Callable[[], None],
+        on_error: Callable[[EngineError], None],
+    ) -> Recorder:
+        """Start to record, with the hybrid crawl that a start after downtime needs (CRW-1, CRW-8)."""
+        identity = self.identity(adopt)
+        path = os.path.join(self.state, "index.db")
+        try:
+            index = self.open_index(64)
+        except IndexError_ as e:
+            self.log("warning", f"{e}: the index is made anew by a hybrid crawl")
+            for end in ("", "-wal", "-shm"):
+                try:
+                    os.replace(path + end, path + end + ".broken")
+                except FileNotFoundError:
+                    pass
+            index = self.open_index(64)
+            clear = True
+        view = self.view(index)
+        writer = JournalWriter(os.fsencode(os.path.join(self.state, "journal")))
+        source = open_source(options.recorder, self.root, self.brick_id, self.log)
+        filters = Filters(list(options.include), list(options.exclude)) if options.include or options.exclude else None
+        differ = Differ(view, index, excluded=self._excluded(index, filters))
+        recorder = Recorder(
+            self.root, view, index, differ, source, writer, identity,
+            rollover=options.rollover, on_closed=on_closed, on_error=on_error, log=self.log,
+            scan_interval=options.scan_interval,
+        )  # fmt: skip
+        floor = index.fact("walk_since")
+        stime = self.marks.stime
+        left = [
+            Closed(c, c.part == 0 and (not isinstance(floor, int) or c.suffix < floor)) for c in self.journal.pending(stime)
+        ]
+        if clear:
+            # what is to be compared with the secondary anew needs no older slices
+            self.journal.done_many([c.changelog for c in left])
+            left = []
+        recorder.prepend(left)
+        source.start()
+        if stime < Mark(0, 0) and index.count() == 0:
+            reason = "first run"
+        elif clear:
+            reason = "the secondary is compared anew"
+        else:
+            reason = "changes while the engine was not running"
+        recorder.start(reason, clear=clear)
+        self.recorder = recorder
+        self.log("info", f"recording with {source.name}")
+        return recorder
+
+    def _excluded(self, index: Index, filters: Filters | None) -> Callable[[Gfid, bytes, bool], bool] | None:
+        if filters is None:
+            return None
+        chosen = filters
+
+        def excluded(parent: Gfid, name: bytes, is_dir: bool) -> bool:
+            if parent == ROOT and name == STATE_DIR:
+                return True
+            above = index.path(parent)
+            return chosen.excluded(above + b"/" + name if above else name, is_dir)
+
+        return excluded
+
+    def stop(self) -> None:
+        """Stop recording."""
+        if self.recorder is not None:
+            self.recorder.stop()
+            self.recorder.view.close()
+            self.recorder.index.close()
+            os.close(self.recorder.view.root_fd)
+            self.recorder = None
+
+
