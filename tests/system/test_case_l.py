@@ -36,7 +36,7 @@ def test_a_write_through_mmap_is_found_by_the_scrub(make: Maker, mounts: Mounts)
 
 
 def _tampered(there: Path) -> None:
-    """One file altered with its size and times kept, one altered openly, one removed, one added, one with a new mode."""
+    """One altered with size and times kept, one altered openly, one removed, one added, one with a new mode."""
     path = there / "d/altered"
     info = path.stat()
     with open(path, "r+b") as f:

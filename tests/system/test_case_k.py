@@ -1,0 +1,171 @@
+"""Case k: the order of what reaches the disk (MRK-6), and power cuts on either side: a repetition, never a loss."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.system import processes, trace
+from tests.system.oracle import differences
+from tests.system.places import Mounts
+from tests.system.runner import converged, finish, let_pass, wait_until, working, workload
+from tests.system.settings import LOCAL, Maker, Setting, Way, write
+
+
+@pytest.mark.parametrize("engine", ["stream", "rsync", "tarssh"])
+def test_the_order_on_disk(make: Maker, tool: Callable[[str], str], engine: str) -> None:
+    """Data, index commit, syncfs, copy of the mark, then the primary's mark; each done before the next begins."""
+    tool("strace")
+    setting = make(Way(engine, "local", "me"))
+    product, there = setting.product, str(setting.secondary)
+    output = setting.base / "trace"
+    product.before = trace.strace(output)
+    with product:
+        product.start()
+        product.before = ()
+        product.active()
+        for n in range(3):
+            write(setting.primary / f"probe{n}", f"data of probe{n} " * 50)
+            converged(product, setting.primary, setting.secondary, since=time.monotonic(), within=20)
+        wait_until(lambda: (product.brick()["last_synced"] or 0) > time.time() - 2, 20, "the mark is past the probes")
+        processes.kill(product.children("python"), signal.SIGTERM)
+        product.process and product.process.wait(30)
+    events = trace.read(output)
+    assert len(events) > 50, output.read_text()[:2000]
+    assert _order(events, there, str(product.base / "state")) >= 2
+
+
+def _order(events: list[trace.Event], there: str, state: str) -> int:
+    """Checks every step of the mark that follows data; returns how many there were."""
+    checked = 0
+    own = there + "/.georep/"
+
+    def last(before: int, what: Callable[[trace.Event], bool]) -> trace.Event | None:
+        return next((e for e in reversed(events) if e.ended < before and what(e)), None)
+
+    marks = [
+        e for e in events if e.call.startswith("rename") and e.path.startswith(state) and "mark" in Path(e.path).name
+    ]
+    assert marks, "the primary's mark was never written by rename"
+    previous = 0
+    for mark in marks:
+        data = last(mark.began, lambda e: _is_data(e, there, own) and e.began > previous)
+        if data is not None and data.began > previous:
+            copy = last(mark.began, lambda e: e.call.startswith("rename") and e.path.startswith(own + "mark"))
+            assert copy is not None and copy.began > data.ended, f"no copy of the mark after {data}"
+            synced = last(copy.began, lambda e: e.call == "syncfs" and e.path.startswith(there))
+            assert synced is not None and synced.began > data.ended, f"no syncfs between {data} and {copy}"
+            index = last(synced.began, lambda e: e.call in ("fsync", "fdatasync") and "index.db" in e.path)
+            assert index is not None and index.began > data.ended, f"no index commit between {data} and {synced}"
+            stable = last(copy.began, lambda e: e.call in ("fsync", "fdatasync") and e.path.startswith(own + "mark"))
+            assert stable is not None and stable.began > synced.ended, f"the copy of the mark is not fsynced: {copy}"
+            own_mark = last(mark.began, lambda e: e.call in ("fsync", "fdatasync") and e.path.startswith(state))
+            assert own_mark is not None and own_mark.began > copy.ended, f"the mark is not fsynced: {mark}"
+            checked += 1
+        previous = mark.began
+    return checked
+
+
+def _is_data(event: trace.Event, there: str, own: str) -> bool:
+    """Does this call change the replica itself?"""
+    return event.path.startswith(there + "/") and not event.path.startswith(own) and "sync" not in event.call
+
+
+class Ground:
+    """A session with one side on a disk of its own, whose power can be cut: the disk as it is, without a sync."""
+
+    def __init__(self, mounts: Mounts, scratch: Path) -> None:
+        self.mounts, self.scratch, self.cuts = mounts, scratch, 0
+        # nothing is written back by itself for five minutes: what is on the disk was asked for
+        self.options = "commit=300,data=ordered"
+        self.disk = mounts.ext4("disk", 192, options=self.options)
+        (self.disk / "lost+found").rmdir()
+        self.image = scratch / "disk.img"
+
+    def snapshot(self) -> Path:
+        """A copy of the disk's blocks now, as a power cut would leave them."""
+        self.cuts += 1
+        copy = self.scratch / f"cut{self.cuts}.img"
+        subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True)
+        return copy
+
+    def put_back(self, copy: Path) -> None:
+        """The machine is on again: the disk is what the snapshot has, under the same path."""
+        self.mounts.unmount(self.disk)
+        self.image = copy
+        self.mounts.ext4("disk", 0, image=copy, options=self.options)
+
+
+def test_power_cuts_on_the_secondary(make: Maker, mounts: Mounts, scratch: Path) -> None:
+    """Whatever the mark was past at the moment of the cut is on the disk; the session goes on from there."""
+    ground = Ground(mounts, scratch)
+    setting = make(LOCAL, secondary=ground.disk)
+    product = setting.product
+    (setting.primary / "work").mkdir()
+    with product:
+        product.start()
+        product.active()
+        for cut in range(4):
+            started = workload(setting.primary / "work", 90 + cut, 900, rate=300, outside=setting.base / "outside")
+            with working(started):
+                written: dict[str, float] = {}
+                for n in range(8):
+                    write(setting.primary / f"probe{cut}-{n}", f"probe {cut} {n} " * 1000)
+                    written[f"probe{cut}-{n}"] = time.time()
+                    let_pass(0.3)
+                mark = float(product.brick()["last_synced"] or 0)
+                copy = _freeze(setting, ground)
+                product.kill()
+                finish(started)
+            ground.put_back(copy)
+            for name, when in written.items():
+                if when < mark:
+                    text = (ground.disk / name).read_text()
+                    assert text == (setting.primary / name).read_text(), f"{name} is lost: written before the mark"
+            product.start()
+            product.active()
+            converged(product, setting.primary, ground.disk, since=time.monotonic(), within=20)
+        assert product.stop() == 0, product.tail()
+
+
+def _freeze(setting: Setting, ground: Ground) -> Path:
+    """All processes stop, the disk is copied, and they are not woken again."""
+    pids = [setting.product.pid, *processes.below(setting.product.pid)]
+    processes.kill(pids, signal.SIGSTOP)
+    return ground.snapshot()
+
+
+def test_power_cuts_on_the_primary(make: Maker, mounts: Mounts, scratch: Path) -> None:
+    """The primary's disk with tree and state falls back behind what the secondary has: the secondary follows."""
+    ground = Ground(mounts, scratch)
+    primary = ground.disk / "tree"
+    primary.mkdir()
+    (ground.disk / "product").mkdir()
+    setting = make(LOCAL, primary=primary)
+    product = setting.product
+    product.base = ground.disk / "product"
+    product.__post_init__()
+    # logs and sockets survive: only tree and state are on the disk
+    with product:
+        product.start()
+        product.active()
+        for cut in range(3):
+            started = workload(primary, 95 + cut, 600, rate=300, outside=ground.disk / "outside")
+            with working(started):
+                let_pass(1.5)
+                os.kill(product.pid, signal.SIGSTOP)
+                finish(started)
+                copy = ground.snapshot()
+                product.kill()
+            ground.put_back(copy)
+            product.start()
+            product.active()
+            converged(product, primary, setting.secondary, since=time.monotonic(), within=20)
+        assert product.stop() == 0, product.tail()
+    assert differences(os.fsencode(primary), os.fsencode(setting.secondary)) == []
