@@ -58,6 +58,11 @@ class JournalWriter:
             self._htime.close()
             raise
 
+    @property
+    def counted(self) -> bool:
+        """Are GlusterFS's own xattrs kept too? See `HtimeWriter`."""
+        return self._htime.counted
+
     # ---- opening -------------------------------------------------------------------------------------------------
 
     def _open_index(self, continues: bool) -> HtimeWriter:
