@@ -1,0 +1,191 @@
+"""The failure ledger (ERR-3): what could not be brought over, durably, until both sides agree or a person dismisses it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.model import Gfid
+
+FIRST_RETRY, LAST_RETRY = 2.0, 3600.0
+"""Seconds until the first retry, and the longest pause; each doubles the one before."""
+
+_HINTS = {
+    1: "immutable there (chattr -i), or the agent may not (run it as root)",
+    13: "permission denied: check who the agent or the engine runs as",
+    36: "the secondary's filesystem does not take names that long",
+    95: "the secondary's filesystem does not support this (xattrs, ACLs?)",
+    17: "something else is in the way on the secondary",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One entry. `kind`: object, changelog, rejected-delete. `gfid` is 32 hex digits, "" for a changelog.
+
+    Times are unix seconds; `next_try` 0 means: only on demand.
+    """
+
+    id: int
+    kind: str
+    gfid: str
+    path: bytes
+    operation: str
+    errno: int
+    message: str
+    hint: str
+    primary_state: str
+    secondary_state: str
+    first_time: float
+    last_time: float
+    tries: int
+    next_try: float
+
+    @classmethod
+    def of_object(
+        cls, gfid: Gfid, path: bytes, operation: str, errno: int, message: str, now: float, primary_state: str = "",
+        secondary_state: str = "",
+    ) -> Failure:  # fmt: skip
+        """An object that could not be brought over."""
+        return cls(0, "object", gfid.hex(), path, operation, errno, message, _HINTS.get(errno, ""),
+                   primary_state, secondary_state, now, now, 1, now + FIRST_RETRY)  # fmt: skip
+
+    @classmethod
+    def of_changelog(cls, path: bytes, message: str, now: float) -> Failure:
+        """A changelog that cannot be read; a hybrid crawl makes up for it."""
+        return cls(0, "changelog", "", path, "READ", 0, message, "a hybrid crawl finds what it held", "", "",
+                   now, now, 1, now + FIRST_RETRY)  # fmt: skip
+
+    @classmethod
+    def rejected_delete(cls, gfid: Gfid, path: bytes, who: str, now: float) -> Failure:
+        """A delete that a person rejected: the object stays on the secondary."""
+        return cls(0, "rejected-delete", gfid.hex(), path, "DELETE", 125, f"delete rejected by {who}",
+                   "retry deletes it there; dismiss keeps it", "absent", "present", now, now, 1, 0.0)  # fmt: skip
+
+    def shown(self) -> dict[str, Any]:
+        """For JSON: the path as text, its bytes beside it where it is not UTF-8."""
+        out: dict[str, Any] = {f: getattr(self, f) for f in self.__dataclass_fields__}
+        try:
+            out["path"] = self.path.decode("utf-8")
+        except UnicodeDecodeError:
+            out["path"] = self.path.decode("utf-8", "backslashreplace")
+            out["path_b64"] = base64.b64encode(self.path).decode()
+        out["next_try"] = self.next_try or None
+        return out
+
+
+_FIELDS = tuple(Failure.__dataclass_fields__)[1:]
+
+
+class Ledger:
+    """The ledger of one brick, in a SQLite file; every change is durable when the call returns."""
+
+    def __init__(self, path: str) -> None:
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS failure (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+            + ", ".join(_FIELDS) + ", UNIQUE (kind, gfid, path))"
+        )  # fmt: skip
+        os.chmod(path, 0o600)
+        self._count()
+
+    def _count(self) -> None:
+        row = self._db.execute("SELECT count(*), min(first_time), min(CASE WHEN next_try>0 THEN next_try END) FROM failure")
+        self.size, self.oldest, self._next = row.fetchone()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def add_many(self, failures: Iterable[Failure]) -> None:
+        """Add entries; one that is there already counts another try and waits twice as long."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            for f in failures:
+                # one entry for an object, wherever it was last seen
+                old = self._db.execute(
+                    "SELECT * FROM failure WHERE kind=? AND gfid=? AND (gfid<>'' OR path=?)", (f.kind, f.gfid, f.path)
+                ).fetchone()
+                if old is not None:
+                    known = Failure(*old)
+                    tries = known.tries + 1
+                    pause = min(FIRST_RETRY * 2 ** min(tries, 20), LAST_RETRY)
+                    f = replace(f, id=known.id, first_time=known.first_time, tries=tries,
+                                next_try=f.last_time + pause if f.next_try else 0.0)  # fmt: skip
+                    self._db.execute("DELETE FROM failure WHERE id=?", (known.id,))
+                values = [getattr(f, n) for n in _FIELDS]
+                marks = ",".join("?" * (len(_FIELDS) + 1))
+                self._db.execute(f"INSERT OR REPLACE INTO failure VALUES ({marks})", (f.id or None, *values))
+            self._db.execute("COMMIT")
+            self._count()
+
+    def all(self, limit: int = 10_000) -> list[Failure]:
+        """The entries, oldest first."""
+        with self._lock:
+            return [Failure(*r) for r in self._db.execute("SELECT * FROM failure ORDER BY id LIMIT ?", (limit,))]
+
+    def due(self, now: float, limit: int = 500) -> list[Failure]:
+        """The entries whose retry is due."""
+        if self._next is None or self._next > now:
+            return []
+        with self._lock:
+            query = "SELECT * FROM failure WHERE next_try>0 AND next_try<=? ORDER BY next_try LIMIT ?"
+            return [Failure(*r) for r in self._db.execute(query, (now, limit))]
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next retry is due, at least 0.05; an hour when there is none."""
+        return 3600.0 if self._next is None else max(0.05, self._next - now)
+
+    def retry_now(self, ids: Iterable[int] | None = None) -> int:
+        """Make entries (None: all) due at once; rejected deletes only when named. How many."""
+        return self._change(
+            "UPDATE failure SET next_try=1", ids, "" if ids is not None else " AND kind<>'rejected-delete'"
+        )
+
+    def retry_all(self) -> None:
+        """After a restart or a recovery everything is worth a try (ERR-3)."""
+        self._change("UPDATE failure SET next_try=1", None, " AND next_try>0")
+
+    def cleared(self, ids: Iterable[int]) -> int:
+        """Both sides agree: these entries leave. How many there were."""
+        return self._change("DELETE FROM failure", list(ids), "")
+
+    def dismissed(self, ids: Iterable[int]) -> int:
+        """A person dismissed these entries; who and why belongs into the operations log. How many there were."""
+        return self._change("DELETE FROM failure", list(ids), "")
+
+    def postpone(self, ids: Iterable[int]) -> None:
+        """These could not be tried: wait as after another try."""
+        now = time.time()
+        with self._lock:
+            self._db.execute("BEGIN")
+            for one in ids:
+                self._db.execute(
+                    "UPDATE failure SET tries=tries+1, last_time=?, next_try=?+min(?, ?*(1<<min(tries, 12))) WHERE id=?",
+                    (now, now, LAST_RETRY, FIRST_RETRY, one),
+                )
+            self._db.execute("COMMIT")
+            self._count()
+
+    def _change(self, statement: str, ids: Iterable[int] | None, extra: str) -> int:
+        with self._lock:
+            self._db.execute("BEGIN")
+            count = 0
+            if ids is None:
+                count = self._db.execute(f"{statement} WHERE 1=1{extra}").rowcount
+            else:
+                for one in ids:
+                    count += self._db.execute(f"{statement} WHERE id=?{extra}", (one,)).rowcount
+            self._db.execute("COMMIT")
+            self._count()
+            return count

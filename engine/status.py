@@ -1,0 +1,414 @@
+"""The status of a brick (STA-1, STA-3): what the worker says, kept on disk, given out as the snapshot's brick object."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from engine.checkpoint import Checkpoint
+from engine.guard import Hold
+from engine.model import NO_MARK, EngineError, Mark
+from engine.verdict import Thresholds, brick_verdict
+
+WINDOW = 10.0
+"""Seconds over which rates are measured."""
+
+CRAWLS = {"hybrid": "Hybrid Crawl", "history": "History Crawl", "live": "Changelog Crawl"}
+
+
+class Rate:
+    """Events per second over the last WINDOW seconds."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[float, int]] = deque()
+        self._sum = 0
+
+    def add(self, count: int, now: float) -> None:
+        """So many more, at this (monotonic) time."""
+        if self._events and now - self._events[-1][0] < 0.25:
+            then, before = self._events[-1]
+            self._events[-1] = (then, before + count)
+        else:
+            self._events.append((now, count))
+        self._sum += count
+        self._trim(now)
+
+    def _trim(self, now: float) -> None:
+        while self._events and self._events[0][0] < now - WINDOW:
+            self._sum -= self._events.popleft()[1]
+
+    def value(self, now: float) -> float:
+        """The rate."""
+        self._trim(now)
+        return self._sum / WINDOW
+
+
+@dataclass(slots=True)
+class BatchProgress:
+    """How far the running batch is."""
+
+    id: int
+    changelogs: int
+    entries: int
+    files: int
+    bytes: int | None
+    started: float
+    phase: str = "entry"
+    entries_done: int = 0
+    files_done: int = 0
+    bytes_done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """What the brick is, for its rows."""
+
+    id: str
+    node: str
+    brick: str
+    secondary_user: str
+    secondary: str
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts since the session was made; they survive a restart."""
+
+    entries: int = 0
+    files: int = 0
+    bytes: int = 0
+    crawls: int = 0
+    turns: int = 0
+    restarts: int = 0
+
+
+class BrickStatus:
+    """What is known of one brick; every method may be called from any thread. Unknown is None, never a guess."""
+
+    def __init__(self, who: Who, path: str) -> None:
+        self.who = who
+        self._path = path
+        self._lock = threading.Lock()
+        self.status = "Created"
+        self.secondary_node: str | None = None
+        self.mark = NO_MARK
+        self.checkpoint = Checkpoint()
+        self.totals = Totals()
+        self.failure_count = 0
+        self.failure_oldest: float | None = None
+        self._crawl: dict[str, Any] = {"kind": None, "since": None, "seen": None, "total": None}
+        self._backlog: tuple[int, int] | None = None
+        self._pending_since: float | None = None
+        self._pending_known = False
+        self._batch: BatchProgress | None = None
+        self._history: deque[dict[str, Any]] = deque(maxlen=100)
+        self._crawls: deque[dict[str, Any]] = deque(maxlen=100)
+        self._rates = {k: Rate() for k in ("entries", "files", "bytes")}
+        self._free: dict[str, int] | None = None
+        self._error: dict[str, Any] | None = None
+        self._hold: Hold | None = None
+        self._paused: dict[str, Any] | None = None
+        self.last_verify: dict[str, Any] | None = None
+        self.checkpoint_failures = 0
+        self._saved = 0.0
+        self._restarts: deque[dict[str, Any]] = deque(maxlen=50)
+        self._load()
+
+    # ---- kept on disk ----------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        try:
+            with open(self._path, encoding="utf-8") as f:
+                kept = json.load(f)
+            self.totals = Totals(**{k: int(v) for k, v in kept["totals"].items()})
+            c = kept["checkpoint"]
+            self.checkpoint = Checkpoint(c["time"], c["completed"], c["completion_time"])
+            self.mark = Mark.parse(kept["mark"])
+            self.last_verify = kept.get("last_verify")
+            self._paused = kept.get("paused")
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError):
+            pass  # only counters and dates are lost: the marks are kept elsewhere
+
+    def save(self) -> None:
+        """Keep totals, checkpoint, pause and dates, atomically."""
+        with self._lock:
+            kept = {
+                "totals": {k: getattr(self.totals, k) for k in Totals.__dataclass_fields__},
+                "checkpoint": {"time": self.checkpoint.time, "completed": self.checkpoint.completed,
+                               "completion_time": self.checkpoint.completion_time},
+                "mark": str(self.mark), "last_verify": self.last_verify, "paused": self._paused,
+            }  # fmt: skip
+            temp = self._path + ".new"
+            with open(temp, "w", encoding="utf-8") as f:
+                json.dump(kept, f)
+            os.replace(temp, self._path)
+            self._saved = time.monotonic()
+
+    # ---- the worker speaks -----------------------------------------------------------------------------------
+
+    def initializing(self) -> None:
+        """The worker starts, or starts again."""
+        with self._lock:
+            self.status = "Initializing..."
+            self.totals.restarts += 1 if self._error else 0
+            self._forget()
+
+    def _forget(self) -> None:
+        self._batch = None
+        self._backlog = None
+        self._pending_known = False
+        self._pending_since = None
+
+    def connected(self, secondary_node: str) -> None:
+        """The agent answered."""
+        with self._lock:
+            self.secondary_node = secondary_node
+
+    def active(self) -> bool:
+        """The worker replicates; True when that is a change."""
+        with self._lock:
+            changed = self.status != "Active"
+            self.status = "Held" if self._hold is not None else "Active"
+            if changed and self._hold is None:
+                self._error = None
+            return changed and self._hold is None
+
+    def faulty(self, error: EngineError, attempt: int, retry_at: float) -> None:
+        """The worker failed and will be started again (ERR-4)."""
+        with self._lock:
+            self.status = "Faulty"
+            self._forget()
+            self._error = {"time": error.time, "code": error.code, "errno": error.errno, "text": error.text,
+                           "hint": error.hint, "attempt": attempt, "retry_at": retry_at}  # fmt: skip
+            self._restarts.append({"time": error.time, "code": error.code, "text": error.text})
+
+    def stopped(self) -> None:
+        """The worker has ended."""
+        with self._lock:
+            self.status = "Stopped"
+            self._forget()
+        self.save()
+
+    def paused(self) -> None:
+        """The worker does not apply, a person said so."""
+        with self._lock:
+            self.status = "Paused"
+            self._batch = None
+
+    def set_paused(self, by: str | None, now: float) -> None:
+        """Who paused it (None: nobody); kept over a restart."""
+        with self._lock:
+            self._paused = None if by is None else {"by": by, "since": now}
+        self.save()
+
+    @property
+    def paused_by(self) -> dict[str, Any] | None:
+        """Who paused the brick and since when."""
+        return self._paused
+
+    def held(self, hold: Hold | None) -> None:
+        """Deletes wait for a person, or no longer do."""
+        with self._lock:
+            self._hold = hold
+            if hold is not None:
+                self.status = "Held"
+
+    def crawl(self, kind: str, since: float | None, seen: int | None, total: int | None) -> bool:
+        """What kind of crawl runs; True when that changed."""
+        with self._lock:
+            changed = self._crawl["kind"] != kind
+            if changed:
+                self.totals.crawls += 1
+                self._crawls.append({"kind": kind, "since": since or time.time()})
+            since = since or (time.time() if changed else self._crawl["since"])
+            self._crawl = {"kind": kind, "since": since, "seen": seen, "total": total}
+            return changed
+
+    def backlog(self, changelogs: int, nbytes: int, since: float | None) -> None:
+        """Closed slices that wait, and the unix time of the oldest change not on the secondary."""
+        with self._lock:
+            self._backlog = (changelogs, nbytes)
+            self._pending_since = since
+            self._pending_known = True
+
+    def batch_begin(self, ident: int, changelogs: int, entries: int, files: int) -> None:
+        """A batch starts."""
+        with self._lock:
+            self._batch = BatchProgress(ident, changelogs, entries, files, None, time.time())
+
+    def batch_phase(self, phase: str) -> None:
+        """entry, data, meta, commit."""
+        with self._lock:
+            if self._batch is not None:
+                self._batch.phase = phase
+
+    def batch_end(self, seconds: float) -> None:
+        """The batch is committed."""
+        with self._lock:
+            b, self._batch = self._batch, None
+            if b is not None:
+                self.totals.turns += 1
+                self._history.append({"id": b.id, "started": b.started, "seconds": seconds, "entries": b.entries_done,
+                                      "files": b.files_done, "bytes": b.bytes_done})  # fmt: skip
+        if time.monotonic() - self._saved > 10:
+            self.save()
+
+    def entries_done(self, count: int) -> None:
+        """Entry operations were acknowledged."""
+        with self._lock:
+            self.totals.entries += count
+            self._rates["entries"].add(count, time.monotonic())
+            if self._batch is not None:
+                self._batch.entries_done += count
+
+    def files_done(self, count: int, nbytes: int) -> None:
+        """Contents were acknowledged (files) and sent (bytes)."""
+        with self._lock:
+            now = time.monotonic()
+            self.totals.files += count
+            self.totals.bytes += nbytes
+            if count:
+                self._rates["files"].add(count, now)
+            self._rates["bytes"].add(nbytes, now)
+            if self._batch is not None:
+                self._batch.files_done += count
+                self._batch.bytes_done += nbytes
+
+    def synced(self, mark: Mark) -> bool:
+        """The mark moved, durably; True when that completed the checkpoint."""
+        with self._lock:
+            self.mark = mark
+            before = self.checkpoint
+            self.checkpoint = before.reached(mark, time.time())
+            done = bool(self.checkpoint.completed) and not before.completed
+            if done:
+                self.checkpoint_failures = self.failure_count
+        if done:
+            self.save()
+        return done
+
+    def set_checkpoint(self, at: int | None) -> None:
+        """A person set or cleared the checkpoint."""
+        with self._lock:
+            self.checkpoint = self.checkpoint.set(at)
+            self.checkpoint = self.checkpoint.reached(self.mark, time.time())
+            self.checkpoint_failures = self.failure_count if self.checkpoint.completed else 0
+        self.save()
+
+    def failures(self, size: int, oldest: float | None) -> None:
+        """The ledger's size and its oldest entry's time."""
+        with self._lock:
+            self.failure_count = size
+            self.failure_oldest = oldest
+
+    def secondary_free(self, statfs: Any) -> None:
+        """Free bytes and inodes there, as the agent says."""
+        if isinstance(statfs, dict):
+            with self._lock:
+                self._free = {"bytes": int(statfs.get("bytes", 0)), "inodes": int(statfs.get("inodes", 0))}
+
+    # ---- giving out ------------------------------------------------------------------------------------------
+
+    def snapshot(self, now: float, limits: Thresholds) -> dict[str, Any]:
+        """The brick object of the snapshot."""
+        with self._lock:
+            running = self.status in ("Active", "Held", "Paused")
+            mono = time.monotonic()
+            lag = self._lag(now) if running else None
+            batch = self._batch_object(now)
+            b = self._batch
+            crawl = self._crawl
+            eta, basis = self._eta(mono)
+            out: dict[str, Any] = {
+                "id": self.who.id, "node": self.who.node, "brick": self.who.brick,
+                "secondary_user": self.who.secondary_user, "secondary": self.who.secondary,
+                "secondary_node": self.secondary_node,
+                "status": self.status,
+                "crawl_status": CRAWLS.get(crawl["kind"] or "", "N/A") if running else "N/A",
+                "verdict": "unknown", "reasons": [],
+                "last_synced": float(self.mark.sec) if self.mark.sec > 0 else None,
+                "lag_seconds": lag,
+                "entry": max(0, b.entries - b.entries_done) if b else 0,
+                "data": max(0, b.files - b.files_done) if b else 0,
+                "meta": 0,
+                "failures": self.failure_count,
+                "checkpoint_time": self.checkpoint.time, "checkpoint_completed": self.checkpoint.completed,
+                "checkpoint_completion_time": self.checkpoint.completion_time,
+                "checkpoint_failures_before": self.checkpoint_failures,
+                "crawl": {**crawl, "eta_seconds": None, "eta_basis": None} if running
+                else {"kind": None, "since": None, "seen": None, "total": None, "eta_seconds": None, "eta_basis": None},
+                "backlog": None if self._backlog is None
+                else {"changelogs": self._backlog[0], "bytes": self._backlog[1],
+                      "eta_seconds": eta, "eta_basis": basis},
+                "batch": batch,
+                "rate": {
+                    "entries_per_s": round(self._rates["entries"].value(mono), 1),
+                    "files_per_s": round(self._rates["files"].value(mono), 1),
+                    "bytes_per_s": round(self._rates["bytes"].value(mono), 1),
+                } if running else None,
+                "totals": {k: getattr(self.totals, k) for k in Totals.__dataclass_fields__},
+                "paused": self._paused,
+                "held": None if self._hold is None else {
+                    "id": self._hold.id, "reason": self._hold.reason, "deletes": self._hold.deletes,
+                    "of": self._hold.of, "bytes": self._hold.bytes, "sample": list(self._hold.sample),
+                    "since": self._hold.since,
+                },
+                "secondary_free": self._free, "last_verify": self.last_verify, "last_error": self._error,
+                "history": list(self._history)[-20:], "crawls": list(self._crawls)[-20:],
+                "restarts": list(self._restarts)[-10:],
+            }  # fmt: skip
+        out["verdict"], out["reasons"] = brick_verdict(out, limits, now)
+        return out
+
+    def _lag(self, now: float) -> float | None:
+        if not self._pending_known:
+            return None
+        since = [t for t in (self._pending_since, self.failure_oldest) if t is not None]
+        if since:
+            return round(max(0.0, now - min(since)), 3)
+        if self._crawl["kind"] == "hybrid":
+            # what the crawl will find is not known; what was synced before is
+            return round(now - self.mark.sec, 3) if self.mark.sec > 0 else None
+        if self._backlog and self._backlog[0]:
+            return round(now - self.mark.sec, 3) if self.mark.sec > 0 else None
+        return 0.0
+
+    def _batch_object(self, now: float) -> dict[str, Any] | None:
+        b = self._batch
+        if b is None:
+            return None
+        done, total = b.entries_done + b.files_done, b.entries + b.files
+        spent = now - b.started
+        eta = round(spent / done * (total - done), 1) if done and spent > 0.2 and total >= done else None
+        return {
+            "id": b.id, "phase": b.phase, "changelogs": [b.changelogs if b.phase == "commit" else 0, b.changelogs],
+            "entries": [min(b.entries_done, b.entries), b.entries], "files": [min(b.files_done, b.files), b.files],
+            "bytes": [b.bytes_done, b.bytes], "started": b.started, "eta_seconds": eta,
+        }  # fmt: skip
+
+    def _eta(self, mono: float) -> tuple[float | None, str | None]:
+        if not self._backlog or not self._backlog[0]:
+            return None, None
+        rate = self._rates["entries"].value(mono) + self._rates["files"].value(mono)
+        if rate <= 0:
+            return None, None
+        records = self._backlog[1] / 90  # bytes a record takes in a changelog, about
+        return round(records / rate, 1), f"{rate:.0f} records/s over the last {WINDOW:.0f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What a session is, for its row."""
+
+    id: str
+    name: str
+    kind: str
+    primary: str
+    secondary: str
