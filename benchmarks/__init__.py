@@ -1,0 +1,1 @@
+"""The peers side by side: georep-tui, rsync, and tar through ssh, on this machine."""

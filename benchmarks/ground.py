@@ -1,0 +1,110 @@
+"""Where the benchmarks run: a private sshd on this machine, trees on tmpfs, and the peers' command lines."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from tests.system import processes
+from tests.system.places import remove_tree, scratch_directory
+from tests.system.runner import Product
+from tests.system.sshd import HOST, Sshd
+
+
+class Ground:
+    """Scratch space with an sshd of its own. Use as a context; everything is removed at the end."""
+
+    def __init__(self) -> None:
+        self.base = scratch_directory()
+        self.sshd = Sshd(self.base)
+        self._made = 0
+
+    def __enter__(self) -> Self:
+        self.sshd.start()
+        self.config = self.sshd.client()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sshd.stop()
+        remove_tree(self.base)
+
+    def directory(self, name: str) -> Path:
+        """A new empty directory."""
+        self._made += 1
+        path = self.base / f"{name}-{self._made}"
+        path.mkdir()
+        return path
+
+    def product(self, primary: Path, secondary: Path, **options: object) -> Product:
+        """A session from `primary` to `secondary` over ssh, with a state directory of its own."""
+        sets = {"ssh_options": f"-F {self.config}"} | options
+        return Product(self.directory("product"), [str(primary)], f"{HOST}:{secondary}", sets)
+
+    # -- the peers ----------------------------------------------------------------------------------------------
+
+    def rsync(self, one: Path, two: Path) -> float:
+        """Seconds that `rsync -a` takes."""
+        return timed(lambda: run(["rsync", "-a", "-e", f"ssh -F {self.config}", f"{one}/", f"{HOST}:{two}/"]))
+
+    def tar(self, one: Path, two: Path) -> float:
+        """Seconds that tar takes through ssh into tar."""
+
+        def both() -> None:
+            with subprocess.Popen(["tar", "-C", str(one), "-cf", "-", "."], stdout=subprocess.PIPE) as source:
+                run(["ssh", "-F", str(self.config), HOST, f"tar -C {two} -xf -"], stdin=source.stdout)
+            if source.returncode != 0:
+                raise RuntimeError(f"tar ended with {source.returncode}")
+
+        return timed(both)
+
+    def georep(self, product: Product) -> float:
+        """Seconds that `run --once` takes."""
+
+        def once() -> None:
+            done = product.once(timeout=3600)
+            if done.returncode != 0:
+                raise RuntimeError(f"georep-tui ended with {done.returncode}: {done.stderr[-2000:]}")
+
+        return timed(once)
+
+    def agents(self) -> list[int]:
+        """Process ids of the agents the sshd serves now."""
+        return processes.named(self.sshd.pid, "python")
+
+
+def run(words: list[str], stdin: object = subprocess.DEVNULL) -> None:
+    """Run a peer; RuntimeError with its last words when it fails."""
+    done = subprocess.run(words, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # type: ignore[call-overload]
+    if done.returncode != 0:
+        raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
+
+
+def timed(what: Callable[[], None]) -> float:
+    """Seconds of wall clock."""
+    began = time.monotonic()
+    what()
+    return time.monotonic() - began
+
+
+def emptied(path: Path) -> Path:
+    """The same directory, without what was in it."""
+    shutil.rmtree(path)
+    path.mkdir()
+    return path
+
+
+def patch(path: Path, share: float, piece: int = 65536, seed: int = 0) -> None:
+    """Change `share` of a file, in pieces at random places; the size stays."""
+    chance = random.Random(seed)
+    size = path.stat().st_size
+    with open(path, "r+b") as f:
+        for _ in range(max(1, int(size * share / piece))):
+            f.seek(chance.randrange(max(1, size - piece)))
+            f.write(chance.randbytes(piece))
+        os.fsync(f.fileno())
