@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.ordinary import OrdinaryUser
+from tests.system.ordinary import OrdinaryUser, have
 from tests.system.places import Mounts, remove_tree, scratch_directory
 from tests.system.settings import Maker
 from tests.system.sshd import Sshd
@@ -41,6 +41,9 @@ def mounts(scratch: Path) -> Iterator[Mounts]:
 @pytest.fixture(scope="session")
 def sshd() -> Iterator[Sshd]:
     """A private sshd on 127.0.0.1 that lets this user in with a key of its own."""
+    for program in ("sshd", "ssh", "ssh-keygen"):
+        if not have(program):
+            pytest.skip(f"{program} is not installed")
     base = scratch_directory()
     server = Sshd(base)
     try:

@@ -88,3 +88,28 @@ class Mounts:
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+class PowerCut:
+    """A disk of its own whose power can be cut: what remains is what had reached it, without a sync."""
+
+    def __init__(self, mounts: Mounts, scratch: Path) -> None:
+        self.mounts, self.scratch, self.cuts = mounts, scratch, 0
+        # nothing is written back by itself for five minutes: what is on the disk was asked for
+        self.options = "commit=300,data=ordered"
+        self.disk = mounts.ext4("disk", 192, options=self.options)
+        (self.disk / "lost+found").rmdir()
+        self.image = scratch / "disk.img"
+
+    def snapshot(self) -> Path:
+        """A copy of the disk's blocks now, as a power cut would leave them."""
+        self.cuts += 1
+        copy = self.scratch / f"cut{self.cuts}.img"
+        subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True)
+        return copy
+
+    def put_back(self, copy: Path) -> None:
+        """The machine is on again: the disk is what the snapshot has, under the same path."""
+        self.mounts.unmount(self.disk)
+        self.image = copy
+        self.mounts.ext4("disk", 0, image=copy, options=self.options)

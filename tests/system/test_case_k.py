@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from tests.system import processes, trace
 from tests.system.oracle import differences
-from tests.system.places import Mounts
+from tests.system.places import Mounts, PowerCut
 from tests.system.runner import converged, finish, let_pass, wait_until, working, workload
 from tests.system.settings import LOCAL, Maker, Setting, Way, write
 
@@ -78,34 +77,9 @@ def _is_data(event: trace.Event, there: str, own: str) -> bool:
     return event.path.startswith(there + "/") and not event.path.startswith(own) and "sync" not in event.call
 
 
-class Ground:
-    """A session with one side on a disk of its own, whose power can be cut: the disk as it is, without a sync."""
-
-    def __init__(self, mounts: Mounts, scratch: Path) -> None:
-        self.mounts, self.scratch, self.cuts = mounts, scratch, 0
-        # nothing is written back by itself for five minutes: what is on the disk was asked for
-        self.options = "commit=300,data=ordered"
-        self.disk = mounts.ext4("disk", 192, options=self.options)
-        (self.disk / "lost+found").rmdir()
-        self.image = scratch / "disk.img"
-
-    def snapshot(self) -> Path:
-        """A copy of the disk's blocks now, as a power cut would leave them."""
-        self.cuts += 1
-        copy = self.scratch / f"cut{self.cuts}.img"
-        subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True)
-        return copy
-
-    def put_back(self, copy: Path) -> None:
-        """The machine is on again: the disk is what the snapshot has, under the same path."""
-        self.mounts.unmount(self.disk)
-        self.image = copy
-        self.mounts.ext4("disk", 0, image=copy, options=self.options)
-
-
 def test_power_cuts_on_the_secondary(make: Maker, mounts: Mounts, scratch: Path) -> None:
     """Whatever the mark was past at the moment of the cut is on the disk; the session goes on from there."""
-    ground = Ground(mounts, scratch)
+    ground = PowerCut(mounts, scratch)
     setting = make(LOCAL, secondary=ground.disk)
     product = setting.product
     (setting.primary / "work").mkdir()
@@ -135,7 +109,7 @@ def test_power_cuts_on_the_secondary(make: Maker, mounts: Mounts, scratch: Path)
         assert product.stop() == 0, product.tail()
 
 
-def _freeze(setting: Setting, ground: Ground) -> Path:
+def _freeze(setting: Setting, ground: PowerCut) -> Path:
     """All processes stop, the disk is copied, and they are not woken again."""
     pids = [setting.product.pid, *processes.below(setting.product.pid)]
     processes.kill(pids, signal.SIGSTOP)
@@ -144,7 +118,7 @@ def _freeze(setting: Setting, ground: Ground) -> Path:
 
 def test_power_cuts_on_the_primary(make: Maker, mounts: Mounts, scratch: Path) -> None:
     """The primary's disk with tree and state falls back behind what the secondary has: the secondary follows."""
-    ground = Ground(mounts, scratch)
+    ground = PowerCut(mounts, scratch)
     primary = ground.disk / "tree"
     primary.mkdir()
     (ground.disk / "product").mkdir()

@@ -11,7 +11,7 @@ import pytest
 from tests.system import processes
 from tests.system.line import Line
 from tests.system.ordinary import OrdinaryUser
-from tests.system.places import Mounts
+from tests.system.places import Mounts, PowerCut
 from tests.system.runner import wait_until
 from tests.system.sshd import HOST, Sshd
 
@@ -74,6 +74,17 @@ def test_small_filesystems_come_and_go(mounts: Mounts) -> None:
     assert mounts.remount(disk, "ro")
     with pytest.raises(OSError, match="Read-only"):
         (disk / "file").write_text("y")
+
+
+def test_a_power_cut_loses_what_was_not_synced(mounts: Mounts, scratch: Path) -> None:
+    ground = PowerCut(mounts, scratch)
+    (ground.disk / "synced").write_text("synced")
+    os.sync()
+    (ground.disk / "not-synced").write_text("not synced")
+    copy = ground.snapshot()
+    ground.put_back(copy)
+    assert (ground.disk / "synced").read_text() == "synced"
+    assert not (ground.disk / "not-synced").exists()
 
 
 def test_processes_are_found_and_killed() -> None:
