@@ -183,10 +183,9 @@ def decode_iter(stream: BinaryIO, warnings: list[str], path: bytes = b"") -> Ite
     head = stream.read(CHUNK)
     version, encoding, start = decode_header(head, path)
     parser = _parser(version, encoding, start, warnings)
-    chunk = head[start:]
-    while chunk and not parser.reason:
+    yield from parser.feed(head[start:])
+    while not parser.reason and (chunk := stream.read(CHUNK)):
         yield from parser.feed(chunk)
-        chunk = stream.read(CHUNK)
     torn = parser.finish()
     if torn is not None:
         text = f"{_where(path)} is torn at byte {torn.offset}: {torn.reason}"

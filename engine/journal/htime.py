@@ -39,12 +39,13 @@ class HtimeWriter:
             os.ftruncate(self._fd, self.size)
         self.count = data.count(b"\0")
         self.last = -1
+        self.last_idle = False
         if self.size:
             match = INDEX_RECORD.fullmatch(data[: self.size - 1].rpartition(b"\0")[2])
             if match is None:
                 text = f"{os.fsdecode(self.path)} ends with what is no record"
                 raise JournalError(text, path=self.path, hint="remove the file; a hybrid crawl closes the hole")
-            self.last = int(match[3])
+            self.last, self.last_idle = int(match[3]), match[2] == b"changelog"
 
     def _set_xattrs(self, directory: bytes) -> bool:
         try:
@@ -75,7 +76,7 @@ class HtimeWriter:
                 f"{os.fsdecode(self.path)}: only {written} bytes of a record were written", path=self.path
             )
         self.size += written
-        self.last = suffix
+        self.last, self.last_idle = suffix, idle
         self.count += 1
         if self.counted:
             os.setxattr(self._fd, COUNT_XATTR, b"%d:%d" % (suffix, self.count))

@@ -43,7 +43,6 @@ class JournalWriter:
         self.clock = clock
         self._day: tuple[bytes, int] | None = None
         self._xsync = -1
-        self._idle = False
         self._synced = 0.0
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         os.makedirs(os.path.join(self.root, b"htime"), mode=0o700, exist_ok=True)
@@ -212,11 +211,10 @@ class JournalWriter:
 
     def _index(self, suffix: int, idle: bool) -> None:
         if self._htime.size >= ROTATE:
-            last, was_idle = self._htime.last, self._idle
+            last, was_idle = self._htime.last, self._htime.last_idle
             self._renew(last)
             self._htime.repeat(last, was_idle)
         self._htime.append(suffix, idle)
-        self._idle = idle
 
     def _renew(self, start: int) -> None:
         self._htime.sync()
