@@ -38,43 +38,7 @@ def test_the_order_on_disk(make: Maker, tool: Callable[[str], str], engine: str)
         product.process.wait(30)
     events = trace.read(output)
     assert len(events) > 50, output.read_text()[:2000]
-    assert _order(events, there, str(product.base / "state")) >= 2
-
-
-def _order(events: list[trace.Event], there: str, state: str) -> int:
-    """Checks every step of the mark that follows data; returns how many there were."""
-    checked = 0
-    own = there + "/.georep/"
-
-    def last(before: int, what: Callable[[trace.Event], bool]) -> trace.Event | None:
-        return next((e for e in reversed(events) if e.ended < before and what(e)), None)
-
-    marks = [
-        e for e in events if e.call.startswith("rename") and e.path.startswith(state) and "mark" in Path(e.path).name
-    ]
-    assert marks, "the primary's mark was never written by rename"
-    previous = 0
-    for mark in marks:
-        data = last(mark.began, lambda e: _is_data(e, there, own))
-        if data is not None and data.began > previous:
-            copy = last(mark.began, lambda e: e.call.startswith("rename") and e.path.startswith(own + "mark"))
-            assert copy is not None and copy.began > data.ended, f"no copy of the mark after {data}"
-            synced = last(copy.began, lambda e: e.call == "syncfs" and e.path.startswith(there))
-            assert synced is not None and synced.began > data.ended, f"no syncfs between {data} and {copy}"
-            index = last(synced.began, lambda e: e.call in ("fsync", "fdatasync") and "index.db" in e.path)
-            assert index is not None and index.began > data.ended, f"no index commit between {data} and {synced}"
-            stable = last(copy.began, lambda e: e.call in ("fsync", "fdatasync") and e.path.startswith(own + "mark"))
-            assert stable is not None and stable.began > synced.ended, f"the copy of the mark is not fsynced: {copy}"
-            own_mark = last(mark.began, lambda e: e.call in ("fsync", "fdatasync") and e.path.startswith(state))
-            assert own_mark is not None and own_mark.began > copy.ended, f"the mark is not fsynced: {mark}"
-            checked += 1
-        previous = mark.began
-    return checked
-
-
-def _is_data(event: trace.Event, there: str, own: str) -> bool:
-    """Does this call change the replica itself?"""
-    return event.path.startswith(there + "/") and not event.path.startswith(own) and "sync" not in event.call
+    assert trace.mark_order(events, there, str(product.base / "state")) >= 2
 
 
 def test_power_cuts_on_the_secondary(make: Maker, mounts: Mounts, scratch: Path) -> None:
