@@ -17,9 +17,9 @@ from engine.journal.format import JournalError
 from engine.journal.recorder import Closed, Recorder
 from engine.ledger import Failure, Ledger
 from engine.link import Link, SshTarget, connect
-from engine.model import NO_MARK, EngineError, Gfid, Mark
+from engine.model import NO_MARK, EngineError, Gfid, Mark, Slot
 from engine.options import Options
-from engine.reconcile import Decision, Reconciler
+from engine.reconcile import Decision, Reconciler, slot_params
 from engine.status import BrickStatus
 from engine.transfer.base import Transfer
 from engine.transfer.limit import Bandwidth
@@ -45,6 +45,15 @@ class Seat:
     root_name: str
     adopt: bool
     dry_run: bool
+
+
+class _Job:
+    """Something another thread wants done between two batches."""
+
+    def __init__(self, run: Callable[[_Batches], None]) -> None:
+        self.run = run
+        self.done = threading.Event()
+        self.error: EngineError | None = None
 
 
 class Worker:
@@ -92,6 +101,7 @@ class Worker:
         self._forced: str | None = None
         self._checkpoint_flush = False
         self.decisions: list[Decision] = []
+        self._jobs: list[_Job] = []
         self.thread = threading.Thread(target=self._run, name=f"worker {seat.primary_text}", daemon=True)
 
     # ---- for other threads -----------------------------------------------------------------------------------
@@ -142,6 +152,41 @@ class Worker:
             else:
                 self._rejected[hold] = who
         self.wake.set()
+
+    def do(self, job: Callable[[_Batches], None], timeout: float) -> None:
+        """Have a job done by the worker between two batches. Raises EngineError (its own, or when it takes too long)."""
+        box = _Job(job)
+        with self._lock:
+            self._jobs.append(box)
+        self.wake.set()
+        if not box.done.wait(timeout):
+            raise EngineError("the brick is busy", code="busy", hint="try again later")
+        if box.error is not None:
+            raise box.error
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until the changes so far are on the secondary; False when that took longer than `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        recorder = self.recorder()
+        recorder.close_now(timeout)
+        while time.monotonic() < deadline and not self.stopping.is_set():
+            if recorder.backlog()[0] == 0:
+                return True
+            self.stopping.wait(0.05)
+        return False
+
+    def repair(self, problems: list[Problem], extra: list[Slot], result: Result) -> list[Problem]:
+        """Make these objects agree, and remove what only the secondary has at these slots (SAFE-3)."""
+        left: list[Problem] = []
+
+        def job(batches: _Batches) -> None:
+            for slot in extra:
+                batches.link.call("clear_slot", slot_params(slot))
+            left.extend(batches.reconciler.settle(problems, result))
+            batches.commit_now(purge_foreign=True)
+
+        self.do(job, 600)
+        return left
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -240,7 +285,8 @@ class Worker:
             self.log("info", f"{link.where} holds {hello.get('objects') or 'some'} objects: adopting what is equal")
         begun = link.call(
             "begin",
-            {"session": seat.session, "brick": seat.brick, "primary": seat.primary_text, "take_over": not ours,
+            {"root_name": seat.root_name, "session": seat.session, "brick": seat.brick,
+             "primary": seat.primary_text, "take_over": not ours,
              "create": True, "timeout": options.secondary_timeout, "wait": 30},
             timeout=90,
         )  # fmt: skip
@@ -400,6 +446,7 @@ class _Batches:
             if worker._checkpoint_flush:
                 worker._checkpoint_flush = False
                 recorder.close_now(10)
+            self._jobs()
             self._ledger(recorder)
             closed = recorder.take(self._most(), self.options.changelog_batch_size)
             if closed:
@@ -416,6 +463,19 @@ class _Batches:
                 worker.caught_up = True
                 worker.on_idle()
             worker.wake.wait(min(5.0, self.worker.ledger.wait(time.time())))
+
+    def _jobs(self) -> None:
+        """Do what other threads asked for."""
+        with self.worker._lock:
+            jobs, self.worker._jobs = self.worker._jobs, []
+        for box in jobs:
+            try:
+                box.run(self)
+            except EngineError as e:
+                box.error = e
+                raise
+            finally:
+                box.done.set()
 
     def _most(self) -> int:
         return max(1, min(self.options.max_history_changelogs_in_batch, self.options.max_data_changelogs_in_batch))
@@ -470,11 +530,11 @@ class _Batches:
             try:
                 decoded = self.worker.primary.journal.read(one.changelog)
             except JournalError as e:
+                if e.code == "changelog-missing":
+                    self.worker.recorder().crawl(e.text)
+                    continue
                 broken.append(Failure.of_changelog(one.changelog.path, e.text, time.time()))
                 self.worker.recorder().crawl(f"{os.fsdecode(one.changelog.path)} cannot be read")
-                continue
-            except FileNotFoundError:
-                self.worker.recorder().crawl(f"{os.fsdecode(one.changelog.path)} is missing")
                 continue
             if decoded.torn is not None:
                 broken.append(Failure.of_changelog(one.changelog.path, str(decoded.torn), time.time()))

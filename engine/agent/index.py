@@ -52,12 +52,20 @@ class IndexError_(Exception):
 class Index:
     """The index of one tree. One connection, used by one thread at a time; nothing is durable before `commit`.
 
-    Raises IndexError_ when the file is damaged or of another format.
+    With `reader` it only looks, at what was last committed by whoever writes. Raises IndexError_ when the file is
+    damaged or of another format.
     """
 
-    def __init__(self, path: str, cache_mib: int = 48) -> None:
-        self.path = path
+    def __init__(self, path: str, cache_mib: int = 48, reader: bool = False) -> None:
+        self.file = path
+        self.changed = False
+        self._reader = reader
         try:
+            if reader:
+                self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+                self._db.execute("PRAGMA query_only=1")
+                self._db.execute(f"PRAGMA cache_size=-{cache_mib * 1024}")
+                return
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA page_size=8192")
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -73,7 +81,6 @@ class Index:
                 raise IndexError_(f"{path}: index format {found}, this version knows {FORMAT}")
         except sqlite3.DatabaseError as e:
             raise IndexError_(f"{path}: {e}") from e
-        self.changed = False
 
     def close(self) -> None:
         """Close without committing what is pending."""
@@ -84,8 +91,8 @@ class Index:
         self._db.execute("COMMIT")
         if durable:
             # in WAL mode, synchronous=NORMAL leaves the log unsynced: sync it here, once per batch
-            wal = self.path + "-wal"
-            for path in (wal, self.path):
+            wal = self.file + "-wal"
+            for path in (wal, self.file):
                 try:
                     fd = os.open(path, os.O_RDONLY)
                 except FileNotFoundError:

@@ -37,7 +37,7 @@ class Differ:
     """Compares dirty slots and objects with the index and writes the difference down as records.
 
     The index is changed as the records are emitted, inside its open transaction: the owner makes the records durable
-    first and commits the index then. `excluded(parent, name, is_dir)` hides a name (CRW-10). `on_directory(gfid)` is
+    first and commits the index then. `filter_for(index)` gives `excluded(parent, name, is_dir)`, which hides a name (CRW-10). `on_directory(gfid)` is
     called for each directory newly in the tree, before it is listed: the place to watch it. `budget` is the number
     of records at which a slice is full and walking goes on in the next one.
     """
@@ -46,14 +46,15 @@ class Differ:
         self,
         view: TreeView,
         index: Index,
-        excluded: Callable[[Gfid, bytes, bool], bool] | None = None,
+        filter_for: Callable[[Index], Callable[[Gfid, bytes, bool], bool]] | None = None,
         on_directory: Callable[[Gfid], None] | None = None,
         on_shared: Callable[[Gfid], None] | None = None,
         budget: int = 8192,
     ) -> None:
         self.view = view
         self.index = index
-        self.excluded = excluded
+        self.filter_for = filter_for
+        self.excluded = filter_for(index) if filter_for is not None else None
         self.on_directory = on_directory
         self.on_shared = on_shared
         self.budget = budget
@@ -79,6 +80,10 @@ class Differ:
         self._shared: list[Gfid] = []
         self._again: list[tuple[Slot, int]] = []
         self._suspect = False
+
+    def excluded_with(self, index: Index) -> Callable[[Gfid, bytes, bool], bool] | None:
+        """The same filter for another thread, with that thread's own connection to the index."""
+        return self.filter_for(index) if self.filter_for is not None else None
 
     # ---- one slice -------------------------------------------------------------------------------------------
 

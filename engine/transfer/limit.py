@@ -1,46 +1,73 @@
-"""The bandwidth limit (SYN-7): one bucket for all jobs of a session, changeable while they run."""
+"""The bandwidth limit: one token bucket that all jobs and bricks of a session draw from (SYN-7)."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+
+BURST = 0.05
+"""Seconds of the rate that may be saved up while nobody sends."""
 
 
 class Bandwidth:
-    """`limit` bytes per second, 0 for none. `take` waits until so many bytes may be sent."""
+    """Lets through `limit` bytes per second in all, whoever asks; 0 is no limit. Safe to use from any thread (SYN-7).
 
-    def __init__(self, limit: int = 0) -> None:
+    What is taken is promised in the order of asking: small takers are not overtaken by large ones. `clock` gives
+    seconds that only grow.
+    """
+
+    def __init__(self, limit: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._changed = threading.Condition()
-        self._limit = limit
-        self._next = 0.0
-        self._woken = False
+        self._rate = 0.0
+        self._at = clock()
+        self._earned = 0.0
+        self._promised = 0.0
+        self._wakes = 0
+        self.set(limit)
 
     @property
     def limit(self) -> int:
-        """Bytes per second, 0 for none."""
-        return self._limit
+        """Bytes per second of now, 0 for none."""
+        return int(self._rate)
 
     def set(self, limit: int) -> None:
-        """Change the limit; who waits is reckoned anew."""
+        """Change the limit (bytes per second, 0 = none); who waits now waits by the new one. Raises ValueError."""
+        if limit < 0:
+            raise ValueError(f"a bandwidth limit of {limit} bytes/s (0 is none)")
         with self._changed:
-            self._limit = limit
-            self._next = 0.0
+            self._earn()
+            if not limit or not self._rate:
+                self._promised = self._earned
+            self._rate = float(limit)
             self._changed.notify_all()
+
+    def take(self, nbytes: int, stop: threading.Event | None = None) -> bool:
+        """Wait until `nbytes` more may be sent. False when woken before, by `wake` with or without `stop` set.
+
+        Those bytes count as sent also then, so waking somebody does not let more through in the long run.
+        """
+        if nbytes <= 0 or not self._rate:
+            return True
+        with self._changed:
+            wakes = self._wakes
+            self._earn()
+            mine = self._promised = max(self._promised, self._earned - BURST * self._rate) + nbytes
+            while self._rate and mine > self._earned:
+                if self._wakes != wakes or (stop is not None and stop.is_set()):
+                    return False
+                self._changed.wait(min((mine - self._earned) / self._rate, threading.TIMEOUT_MAX))
+                self._earn()
+            return True
 
     def wake(self) -> None:
-        """Let everybody go: the session stops."""
+        """Let everybody who waits return at once, to look whether it is to stop."""
         with self._changed:
-            self._woken = True
+            self._wakes += 1
             self._changed.notify_all()
 
-    def take(self, nbytes: int) -> None:
-        """Wait until `nbytes` may be sent. Bursts of up to a quarter of a second pass at once."""
-        if not self._limit:
-            return
-        with self._changed:
-            while self._limit and not self._woken:
-                now = time.monotonic()
-                if self._next <= now + 0.25:
-                    self._next = max(self._next, now) + nbytes / self._limit
-                    return
-                self._changed.wait(self._next - now - 0.25)
+    def _earn(self) -> None:
+        now = self._clock()
+        self._earned += (now - self._at) * self._rate
+        self._at = now

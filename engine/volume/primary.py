@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.agent.index import Index, IndexError_
-from engine.agent.types import STATE_DIR
 from engine.filters import Filters
 from engine.journal.differ import Differ
 from engine.journal.writer import JournalWriter
@@ -17,7 +16,7 @@ from engine.journal.reader import Journal
 from engine.journal.recorder import Closed, Recorder
 from engine.journal.sources import open_source
 from engine.marks import MarkFile
-from engine.model import ROOT, EngineError, Gfid, Mark
+from engine.model import EngineError, Gfid, Mark
 from engine.volume.handles import RootError, RootIdentity, can_open_by_handle
 from engine.volume.tree import TreeView, open_root
 
@@ -138,7 +137,7 @@ class TreePrimary:
         writer = JournalWriter(os.fsencode(os.path.join(self.state, "journal")))
         source = open_source(options.recorder, self.root, self.brick_id, self.log)
         filters = Filters(list(options.include), list(options.exclude)) if options.include or options.exclude else None
-        differ = Differ(view, index, excluded=self._excluded(index, filters))
+        differ = Differ(view, index, filter_for=self._filter(filters))
         recorder = Recorder(
             self.root, view, index, differ, source, writer, identity,
             rollover=options.rollover, on_closed=on_closed, on_error=on_error, log=self.log,
@@ -166,18 +165,19 @@ class TreePrimary:
         self.log("info", f"recording with {source.name}")
         return recorder
 
-    def _excluded(self, index: Index, filters: Filters | None) -> Callable[[Gfid, bytes, bool], bool] | None:
+    def _filter(self, filters: Filters | None) -> Callable[[Index], Callable[[Gfid, bytes, bool], bool]] | None:
+        """Include and exclude patterns as a question about one name (CRW-10)."""
         if filters is None:
             return None
-        chosen = filters
 
-        def excluded(parent: Gfid, name: bytes, is_dir: bool) -> bool:
-            if parent == ROOT and name == STATE_DIR:
-                return True
-            above = index.path(parent)
-            return chosen.excluded(above + b"/" + name if above else name, is_dir)
+        def filter_for(index: Index) -> Callable[[Gfid, bytes, bool], bool]:
+            def excluded(parent: Gfid, name: bytes, is_dir: bool) -> bool:
+                above = index.path(parent)
+                return filters.excluded(above + b"/" + name if above else name, is_dir)
 
-        return excluded
+            return excluded
+
+        return filter_for
 
     def stop(self) -> None:
         """Stop recording."""

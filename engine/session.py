@@ -1,0 +1,292 @@
+"""A session: all bricks of one replication on this node; the engine's public face."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from engine import __version__
+from engine.config import Config
+from engine.events import EventLog, Log
+from engine.ledger import Ledger
+from engine.link import SshTarget
+from engine.model import EngineError
+from engine.spec import SessionSpec
+from engine.status import BrickStatus, SessionFacts, Who
+from engine.transfer.limit import Bandwidth
+from engine.verdict import Thresholds, session_state, session_verdict
+from engine.volume.primary import TreePrimary
+from engine.worker import Seat, Worker
+
+
+@dataclass(slots=True)
+class Brick:
+    """One brick of the session with everything that belongs to it."""
+
+    id: str
+    name: str
+    path: bytes
+    state: str
+    status: BrickStatus
+    ledger: Ledger
+    primary: TreePrimary
+    worker: Worker
+
+
+class Session:
+    """One replication. `start` begins; `stop` ends it cleanly; `command` is what consoles and commands call.
+
+    `state` is the session's own directory. Raises EngineError when it is in use, damaged, or another's.
+    """
+
+    def __init__(self, spec: SessionSpec, config: Config, state: str, *, log_json: bool = False) -> None:
+        self.spec = spec
+        self.config = config
+        self.state = state
+        self.name = spec.name
+        os.makedirs(state, mode=0o700, exist_ok=True)
+        self._lock_fd = self._take_lock()
+        facts = self._identify()
+        self.id = str(facts["id"])
+        self.node = socket.gethostname()
+        options = config.options
+        self.events = EventLog()
+        self.log = Log(os.path.join(state, "engine.log"), options.log_level, log_json)
+        self.bandwidth = Bandwidth(options.bandwidth_limit)
+        self.finished = threading.Event()
+        self.failed = False
+        self._boot = self.events.boot_id
+        where = spec.secondary
+        self.facts = SessionFacts(self.id, spec.name, spec.kind, self._primary_text(), where.text)
+        self.bricks = [self._brick(path, name) for path, name in spec.bricks]
+        self._started = False
+
+    # ---- identity and state ----------------------------------------------------------------------------------
+
+    def _take_lock(self) -> int:
+        fd = os.open(os.path.join(self.state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(fd)
+            raise EngineError(
+                f"session {self.name} already runs here", code="running", hint=f"see it: georep-tui attach {self.name}"
+            ) from e
+        return fd
+
+    def _identify(self) -> dict[str, Any]:
+        """The session's id, made once; the same bricks and secondary every time."""
+        path = os.path.join(self.state, "session.json")
+        wanted = {
+            "bricks": [[os.fsdecode(p), n] for p, n in self.spec.bricks],
+            "secondary": self.spec.secondary.text,
+            "kind": self.spec.kind,
+        }
+        try:
+            with open(path, encoding="utf-8") as f:
+                known: dict[str, Any] = json.load(f)
+        except FileNotFoundError:
+            known = {"id": str(uuid.uuid4()), **wanted}
+            temp = path + ".new"
+            with open(temp, "w", encoding="utf-8") as f:
+                json.dump(known, f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temp, path)
+            return known
+        except ValueError as e:
+            raise EngineError(f"{path}: damaged ({e})", code="state-damaged",
+                              hint="remove it and run with --adopt") from e  # fmt: skip
+        for key in ("bricks", "secondary"):
+            if known.get(key) != wanted[key]:
+                raise EngineError(
+                    f"session {self.name} replicates {_pair(known)}, not {_pair(wanted)}", code="other-session",
+                    hint="choose another --name",
+                )  # fmt: skip
+        return known
+
+    def _primary_text(self) -> str:
+        return " ".join(os.fsdecode(p) + (f"={n}" if n else "") for p, n in self.spec.bricks)
+
+    def _brick(self, path: bytes, name: str) -> Brick:
+        word = name or "root"
+        state = os.path.join(self.state, "bricks", hashlib.blake2b(word.encode(), digest_size=4).hexdigest() + "-" + _safe(word))
+        os.makedirs(state, mode=0o700, exist_ok=True)
+        where, options = self.spec.secondary, self.config.options
+        text = os.fsdecode(path)
+
+        def log(level: str, line: str) -> None:
+            self.log.write(level, line, text)
+
+        primary = TreePrimary(path, state, log)
+        ident = str(uuid.UUID(bytes=primary.brick_id))
+        below = os.fsdecode(where.path) + (f"/{name}" if name else "")
+        status = BrickStatus(
+            Who(ident, self.node, text, where.user or "", f"{where.host}:{below}" if where.host else below),
+            os.path.join(state, "status.json"),
+        )
+        ledger = Ledger(os.path.join(state, "failures.db"))
+        ledger.retry_all()
+        status.failures(ledger.size, ledger.oldest)
+        target = SshTarget(
+            where.host, where.user, where.port or (options.ssh_port or None), options.ssh_command,
+            tuple(shlex.split(options.ssh_options)), options.connection_timeout,
+        )  # fmt: skip
+        seat = Seat(self.id, ident, text, self.node, target, where.path, name, self.spec.adopt, self.spec.dry_run)
+
+        def event(what: str, fields: dict[str, Any]) -> None:
+            self.events.publish(what, session=self.name, brick=ident, **fields)
+
+        worker = Worker(
+            seat, primary, lambda: self.config.options, status, ledger, self.bandwidth, log, event, self._idle
+        )  # fmt: skip
+        worker.pause(status.paused_by is not None)
+        return Brick(ident, name, path, state, status, ledger, primary, worker)
+
+    # ---- life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start every brick's worker."""
+        self._started = True
+        self.events.publish("start", session=self.name)
+        self.log.write("info", f"georep-tui {__version__}: session {self.name}, {self.facts.primary} to {self.facts.secondary}")
+        for brick in self.bricks:
+            brick.worker.start()
+
+    def _idle(self) -> None:
+        """A worker has nothing left to do: with `once`, the session is finished when all have."""
+        if not self.spec.once:
+            return
+        if all(b.worker.caught_up for b in self.bricks):
+            self.finished.set()
+
+    def wait_finished(self, timeout: float | None = None) -> bool:
+        """Wait until `--once` is done or `stop` was called; False after `timeout` seconds."""
+        return self.finished.wait(timeout)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done; 1 something did not sync or is held."""
+        bad = any(b.ledger.size or b.worker.held() is not None for b in self.bricks)
+        return 1 if bad or self.failed else 0
+
+    def stop(self) -> None:
+        """End all workers cleanly, join their threads, release the state directory. May be called twice."""
+        if self._lock_fd < 0:
+            return
+        self.finished.set()
+        for brick in self.bricks:
+            brick.worker.stopping.set()
+            brick.worker.wake.set()
+        for brick in self.bricks:
+            if self._started:
+                brick.worker.stop()
+            brick.ledger.close()
+        self.events.publish("stop", session=self.name)
+        self.log.write("info", "stopped")
+        self.log.close()
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+
+    # ---- snapshot --------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole document, as `status --json` prints it."""
+        now = time.time()
+        o = self.config.options
+        limits = Thresholds(o.lag_warning, o.lag_critical, o.failures_warning, o.failures_critical)
+        bricks = [b.status.snapshot(now, limits) for b in self.bricks]
+        verdict, reasons = session_verdict(bricks)
+        lags = [b["lag_seconds"] for b in bricks if b["status"] != "Passive"]
+        return {
+            "version": 1, "time": now,
+            "sources": [{"node": self.node, "connected": True, "data_time": now, "clock_offset_seconds": 0.0,
+                         "engine_version": __version__, "boot_id": self._boot, "error": None}],
+            "sessions": [{
+                "id": self.id, "name": self.name, "kind": self.facts.kind, "primary": self.facts.primary,
+                "secondary": self.facts.secondary, "state": session_state(bricks),
+                "verdict": verdict, "reasons": reasons,
+                "lag_seconds": None if not lags or None in lags else max(lags),
+                "failures": sum(b["failures"] for b in bricks),
+                "checkpoint": _session_checkpoint(bricks),
+                "bricks": bricks,
+            }],
+        }  # fmt: skip
+
+    # ---- commands --------------------------------------------------------------------------------------------
+
+    def command(self, method: str, params: dict[str, Any], who: str) -> dict[str, Any]:
+        """Do what a person asked. Raises EngineError with what is wrong and what to do."""
+        from engine.commands import run
+
+        changing = method not in READING
+        try:
+            result = run(self, method, params, who)
+        except EngineError as e:
+            if changing:
+                self._operation(method, params, who, e.text)
+            raise
+        if changing:
+            self._operation(method, params, who, "done")
+        return result
+
+    def _operation(self, method: str, params: dict[str, Any], who: str, result: str) -> None:
+        """Who did what, when, with which result: kept for ever, one JSON line each."""
+        line = {"time": time.time(), "who": who, "what": method, "params": params, "result": result}
+        with open(os.path.join(self.state, "operations.log"), "a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+        self.events.publish("operation", session=self.name, who=who, what=method, result=result)
+
+    def chosen(self, params: dict[str, Any]) -> list[Brick]:
+        """The bricks a command is for: one by id, name or path, else all. Raises EngineError."""
+        wanted = params.get("brick")
+        if wanted is None:
+            return self.bricks
+        found = [b for b in self.bricks if wanted in (b.id, b.name, os.fsdecode(b.path))]
+        if not found:
+            known = ", ".join(os.fsdecode(b.path) for b in self.bricks)
+            raise EngineError(f"session {self.name} has no brick {wanted!r}", hint=f"bricks: {known}", code="usage")
+        return found
+
+
+READING = frozenset((
+    "snapshot", "failures", "held", "logs", "operations", "config_get", "verify_status", "decisions", "ping",
+))  # fmt: skip
+"""Methods that change nothing."""
+
+
+def _session_checkpoint(bricks: list[dict[str, Any]]) -> dict[str, Any]:
+    """A session's checkpoint is complete when every active brick's is; the one furthest behind holds it."""
+    active = [b for b in bricks if b["status"] != "Passive"]
+    times = [b["checkpoint_time"] for b in active if b["checkpoint_time"] is not None]
+    if not times:
+        return {"time": None, "completed": None, "completion_time": None, "failures_before": 0, "eta_seconds": None,
+                "held_by": None}  # fmt: skip
+    open_ = [b for b in active if not b["checkpoint_completed"]]
+    worst = min(open_, key=lambda b: b["last_synced"] or 0, default=None)
+    return {
+        "time": max(times), "completed": not open_,
+        "completion_time": None if open_ else max(b["checkpoint_completion_time"] or 0 for b in active),
+        "failures_before": sum(b["checkpoint_failures_before"] for b in active),
+        "eta_seconds": (worst["backlog"] or {}).get("eta_seconds") if worst else None,
+        "held_by": worst["brick"] if worst else None,
+    }  # fmt: skip
+
+
+def _safe(word: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in word)[:40]
+
+
+def _pair(facts: dict[str, Any]) -> str:
+    return f"{', '.join(b[0] for b in facts.get('bricks', []))} to {facts.get('secondary')}"

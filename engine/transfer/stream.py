@@ -1,0 +1,229 @@
+"""The stream engine (SYN-4): content over the one open line; small files many to a frame, large ones in chunks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import stat as _stat
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from engine.agent import wire
+from engine.agent.frames import Frame, Kind
+from engine.apply import BRICK_ERRNOS, FRAME, INLINE, WINDOW, Problem, Result, Watch, brick_fault
+from engine.link import Link, Pending, RemoteError
+from engine.model import Gfid
+from engine.volume.tree import Gone, TreeView, stat_of, xattrs_of
+
+CHUNK = 1 << 20
+"""Bytes of a large file in one frame."""
+
+BLOCK = 128 * 1024
+"""Bytes whose digests are compared when a file that exists there is sent by difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What was sent of one file, for comparing with what the secondary then sees."""
+
+    gfid: Gfid
+    size: int
+    mtime_ns: int
+
+
+class Stream:
+    """Sends content over the link of the brick. Used by one thread."""
+
+    def __init__(
+        self, view: TreeView, link: Link, watch: Watch, *, delta_threshold: int, xattrs: bool = True
+    ) -> None:
+        self.view = view
+        self.link = link
+        self.watch = watch
+        self.delta_threshold = delta_threshold
+        self.with_xattrs = xattrs
+
+    def send(self, gfids: Iterable[Gfid], made: Collection[Gfid], result: Result) -> None:
+        """See Transfer.send."""
+        flight: deque[tuple[Pending, list[_Sent]]] = deque()
+        puts: list[bytes] = []
+        sent: list[_Sent] = []
+        size = 0
+
+        def flush() -> None:
+            nonlocal puts, sent, size
+            if puts:
+                self.watch.throttle(size)
+                flight.append((self.link.request(Kind.PUT, *puts), sent))
+                puts, sent, size = [], [], 0
+            while len(flight) > WINDOW:
+                self._done(*flight.popleft(), result)
+
+        for gfid in gfids:
+            try:
+                fd = self.view.open_file(gfid)
+            except Gone:
+                if self.view.index.has(gfid):
+                    result.gone.append(gfid)
+                continue
+            except OSError as e:
+                result.problems.append(Problem(gfid, None, "DATA", e.errno or 0, f"primary: {e.strerror}"))
+                continue
+            try:
+                st = os.fstat(fd)
+                if not _stat.S_ISREG(st.st_mode):
+                    continue
+                if st.st_size <= INLINE and st.st_blocks * 512 >= st.st_size:
+                    data = os.read(fd, st.st_size + 1) if st.st_size else b""
+                    if len(data) != st.st_size:  # it changes as we look: take it as it is now
+                        st = os.fstat(fd)
+                        data = os.pread(fd, max(st.st_size, 1), 0)
+                    stat = stat_of(st)._replace(size=len(data))
+                    puts.append(wire.encode_put(wire.Put(gfid, stat, self._xattrs(fd), data)))
+                    sent.append(_Sent(gfid, len(data), st.st_mtime_ns))
+                    size += len(puts[-1])
+                    if size >= FRAME or len(puts) >= 400:
+                        flush()
+                else:
+                    flush()
+                    delta = gfid not in made and st.st_size >= self.delta_threshold
+                    flight.append(self._large(gfid, fd, st, delta))
+            except OSError as e:
+                result.problems.append(Problem(gfid, None, "DATA", e.errno or 0, f"primary: {e.strerror}"))
+            finally:
+                os.close(fd)
+        flush()
+        while flight:
+            self._done(*flight.popleft(), result)
+
+    def _xattrs(self, fd: int) -> dict[bytes, bytes] | None:
+        return xattrs_of(fd) if self.with_xattrs else None
+
+    def _done(self, pending: Pending, sent: list[_Sent], result: Result) -> None:
+        try:
+            answers = wire.decode_files_reply(pending.wait().payload)
+        except RemoteError as e:
+            if e.errno in BRICK_ERRNOS:
+                raise brick_fault(self.link.where, e.errno or 0, e.text) from e
+            for one in sent:
+                result.problems.append(Problem(one.gfid, None, "DATA", e.errno or errno.EREMOTEIO, e.text))
+            return
+        by_index = {a.index: a for a in answers}
+        files = nbytes = 0
+        for at, one in enumerate(sent):
+            answer = by_index.get(at)
+            if answer is None:
+                problem = Problem(one.gfid, None, "DATA", errno.EREMOTEIO, "the secondary did not acknowledge it")
+            elif answer.errno in BRICK_ERRNOS:
+                raise brick_fault(self.link.where, answer.errno, answer.text)
+            elif answer.errno:
+                problem = Problem(one.gfid, None, "DATA", answer.errno, answer.text)
+            elif answer.size != one.size or answer.mtime_ns != one.mtime_ns:
+                problem = Problem(
+                    one.gfid, None, "DATA", errno.EREMOTEIO,
+                    f"sent {one.size} bytes, the secondary sees {answer.size} (mtime {answer.mtime_ns})",
+                )  # fmt: skip
+            else:
+                result.sent.add(one.gfid)
+                files += 1
+                nbytes += one.size
+                continue
+            result.problems.append(problem)
+        result.files += files
+        result.bytes += nbytes
+        self.watch.files(files, 0)
+
+    # ---- large files -----------------------------------------------------------------------------------------
+
+    def _large(self, gfid: Gfid, fd: int, st: os.stat_result, delta: bool) -> tuple[Pending, list[_Sent]]:
+        link = self.link
+        ident = link.new_id()
+        if delta:
+            size = self._changed_blocks(ident, gfid, fd, st)
+        else:
+            link.post(Kind.FILE_BEGIN, ident, wire.encode_file_begin(wire.FileBegin(gfid, st.st_size, False)))
+            size = self._segments(ident, fd, st.st_size)
+        stat = stat_of(st)._replace(size=size)
+        pending = link.expect(ident)
+        link.post(Kind.FILE_END, ident, wire.encode_file_end(stat, self._xattrs(fd)))
+        return pending, [_Sent(gfid, size, st.st_mtime_ns)]
+
+    def _segments(self, ident: int, fd: int, size: int) -> int:
+        """Send what is not a hole; the size to be set in the end, less than `size` if the file shrank meanwhile."""
+        buffer = bytearray(CHUNK)
+        view = memoryview(buffer)
+        at = 0
+        while at < size:
+            try:
+                start = os.lseek(fd, at, os.SEEK_DATA)
+                end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+            except OSError as e:
+                if e.errno == errno.ENXIO:
+                    break
+                if e.errno != errno.EINVAL:
+                    raise
+                start, end = at, size
+            at = start
+            while at < end:
+                n = os.preadv(fd, [view[: min(CHUNK, end - at)]], at)
+                if n == 0:
+                    return min(size, os.fstat(fd).st_size)
+                self._data(ident, at, view[:n])
+                at += n
+        return min(size, os.fstat(fd).st_size)
+
+    def _data(self, ident: int, at: int, data: memoryview) -> None:
+        self.watch.throttle(len(data))
+        self.link.post(Kind.FILE_DATA, ident, wire.FILE_OFFSET.pack(at), data)
+        self.watch.files(0, len(data))
+
+    def _changed_blocks(self, ident: int, gfid: Gfid, fd: int, st: os.stat_result) -> int:
+        """Send the blocks whose digests differ there; both sides hash at the same time."""
+        parts: queue.SimpleQueue[wire.SumsReply | None] = queue.SimpleQueue()
+
+        def part(frame: Frame) -> bool:
+            reply = wire.decode_sums_reply(frame.payload)
+            parts.put(reply)
+            return reply.last
+
+        size = st.st_size
+        request = wire.SumsRequest(gfid, BLOCK, 0, size)
+        pending = self.link.request(Kind.SUMS, wire.encode_sums_request(request), on_frame=part)
+        self.link.post(Kind.FILE_BEGIN, ident, wire.encode_file_begin(wire.FileBegin(gfid, size, True)))
+        view = memoryview(bytearray(BLOCK))
+        there = 0
+        digests, first, last = b"", 0, False
+        at = 0
+        while at < size:
+            while not last and at >= first + len(digests) // wire.DIGEST_SIZE * BLOCK:
+                try:
+                    reply = parts.get(timeout=0.5)
+                except queue.Empty:
+                    if pending.done.is_set() and parts.empty():
+                        pending.wait()  # raises what ended it
+                        last = True
+                    continue
+                assert reply is not None
+                digests, first, there, last = reply.digests, reply.offset, reply.size, reply.last
+            n = os.preadv(fd, [view[: min(BLOCK, size - at)]], at)
+            if n == 0:
+                return min(size, os.fstat(fd).st_size)
+            offset = (at - first) // BLOCK * wire.DIGEST_SIZE
+            theirs = digests[offset : offset + wire.DIGEST_SIZE] if offset >= 0 else b""
+            if theirs != wire.block_digest(view[:n]) or min(BLOCK, there - at) != n:
+                if _hole(fd, at, n):
+                    self.link.post(Kind.FILE_HOLE, ident, wire.FILE_HOLE.pack(at, n))
+                else:
+                    self._data(ident, at, view[:n])
+            at += n
+        return min(size, os.fstat(fd).st_size)
+
+
+def _hole(fd: int, at: int, length: int) -> bool:
+    """Is this whole range a hole?"""
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA) >= at + length
+    except OSError as e:
+        return e.errno == errno.ENXIO
