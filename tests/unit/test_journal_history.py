@@ -1,4 +1,4 @@
-"""The index of a journal as real bricks have it, with all its hazards, and the history of a time range (CRW-4, MRK-9)."""
+"""The index of a journal as real bricks have it, with its hazards, and the history of a time range (CRW-4, MRK-9)."""
 
 from __future__ import annotations
 

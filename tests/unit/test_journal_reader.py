@@ -87,7 +87,13 @@ def test_mrk_8_of_heartbeats_in_a_row_the_last_is_given(pair: Pair) -> None:
     for n in range(1, 10):
         pair.write(n, *([change(n)] if n in (3, 7) else []))
     found = pair.journal.pending(NO_MARK)
-    assert [(log.suffix - T, bool(log.path)) for log in found] == [(2, False), (3, True), (6, False), (7, True), (9, False)]
+    assert [(log.suffix - T, bool(log.path)) for log in found] == [
+        (2, False),
+        (3, True),
+        (6, False),
+        (7, True),
+        (9, False),
+    ]
     heartbeat = pair.journal.read(found[-1])
     assert (heartbeat.records, heartbeat.torn) == ([], None)
 

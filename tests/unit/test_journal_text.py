@@ -61,7 +61,9 @@ def test_a_literal_percent_2f_in_a_name_is_not_a_slash() -> None:
     assert text.parse(text.write([record])) == [record]
 
 
-@pytest.mark.parametrize("name", [b"a\rb", b"tab\tx", "\u2028end\u00a0".encode(), b"\xff\xfe", b" lead", b"trail ", b"%"])
+@pytest.mark.parametrize(
+    "name", [b"a\rb", b"tab\tx", "\u2028end\u00a0".encode(), b"\xff\xfe", b" lead", b"trail ", b"%"]
+)
 def test_chg_1_only_line_feeds_end_lines_and_only_blanks_fields(name: bytes) -> None:
     record = EntryChange(G, Fop.SYMLINK, Slot(ROOT, name))
     assert text.parse(text.write([record, record])) == [record, record]

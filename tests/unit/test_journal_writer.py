@@ -1,9 +1,10 @@
-"""The journal of a tree: suffixes that never run backwards (MRK-9), slices that are whole and safe, and after a crash."""
+"""The journal of a tree: suffixes that never run backwards (MRK-9), slices that are whole and safe, crashes."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,7 @@ for n in range(2):
     w.idle()
 w.close()
 """
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")
 SYNCS = "fsync,fdatasync,rename,renameat,renameat2,mkdir"
 
 
@@ -244,6 +246,7 @@ def traced(options: list[str], log: Path, *arguments: str) -> subprocess.Complet
     return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, timeout=60)
 
 
+@needs_strace
 def test_mrk_6_a_slice_is_durable_before_it_is_reported(tmp_path: Path) -> None:
     """File, then its name, then the index, each synced before the worker hears of the slice."""
     trace = tmp_path / "trace"
@@ -276,7 +279,10 @@ def test_mrk_6_a_slice_is_durable_before_it_is_reported(tmp_path: Path) -> None:
         before = report + 1
 
 
-@pytest.mark.parametrize(("call", "least"), [("write", 11), ("fsync", 9), ("fdatasync", 7), ("rename,renameat", 4), ("mkdir", 5)])
+@needs_strace
+@pytest.mark.parametrize(
+    ("call", "least"), [("write", 11), ("fsync", 9), ("fdatasync", 7), ("rename,renameat", 4), ("mkdir", 5)]
+)
 def test_killed_at_any_step_every_reported_slice_is_there(tmp_path: Path, call: str, least: int) -> None:
     """ERR-3 for the journal itself: what was reported is found whole afterwards, and the writer starts again."""
     died = 0
