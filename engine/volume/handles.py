@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import struct
+import threading
 from hashlib import blake2b
 
 Handle = bytes
@@ -28,26 +29,26 @@ class RootError(Exception):
     """The root of a tree is not what it was: another filesystem, another directory, or gone (SAFE-1)."""
 
 
-class _Buffer:
-    """Room for one call of name_to_handle_at; calls hold the interpreter's lock, so that one serves all threads."""
+class _Room(threading.local):
+    """Each thread's own room for name_to_handle_at: calls of two threads may interleave."""
 
     def __init__(self) -> None:
         self.raw = ctypes.create_string_buffer(8 + _MOST)
-        self.mount = ctypes.c_int()
-        self.mount_ref = ctypes.byref(self.mount)
+        self.mount = ctypes.byref(ctypes.c_int())
 
 
-_buffer = _Buffer()
+_room = _Room()
 _name_to_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
 
 
 def name_to_handle(dir_fd: int, name: bytes) -> Handle:
     """The handle of a name in a directory, links not followed; with b"" that of the descriptor itself. OSError."""
-    raw = _buffer.raw
+    room = _room
+    raw = room.raw
     _header.pack_into(raw, 0, _MOST, 0)
-    if _name_to_handle_at(dir_fd, name, raw, _buffer.mount_ref, 0 if name else _AT_EMPTY_PATH) == 0:
-        length = int.from_bytes(raw[:4], "little")
-        return raw[4 : 8 + length]
+    if _name_to_handle_at(dir_fd, name, raw, room.mount, 0 if name else _AT_EMPTY_PATH) == 0:
+        found: bytes = raw.raw
+        return found[4 : 8 + _header.unpack_from(found)[0]]
     number = ctypes.get_errno()
     if number in (errno.EOPNOTSUPP, errno.ENOSYS):
         return _stand_in(dir_fd, name)
