@@ -192,34 +192,41 @@ def encode_entries(ops: Iterable[EntryOp]) -> bytes:
 def decode_entries(buf: Payload) -> list[EntryOp]:
     """The payload of ENTRIES to operations. Raises WireError."""
     ops: list[EntryOp] = []
+    add = ops.append
     at, end = 0, len(buf)
     if not isinstance(buf, bytes):
         buf = bytes(buf)
     unpack, head = _ENTRY.unpack_from, _ENTRY.size
-    new = tuple.__new__
+    new, none = tuple.__new__, _NONE
     try:
         while at < end:
             (
-                fop, flags, n_name, n_dest, n_link, n_xattrs, n_data, gfid, parent, dparent, *stat
+                fop, flags, n_name, n_dest, n_link, n_xattrs, n_data, gfid, parent, dparent,
+                mode, uid, gid, size, mtime, atime, rdev,
             ) = unpack(buf, at)  # fmt: skip
             at += head
-            name = buf[at : at + n_name]
-            at += n_name
+            end_name = at + n_name
+            slot = new(Slot, (parent, buf[at:end_name]))
+            st = new(Stat, (mode, uid, gid, size, mtime, atime, rdev)) if flags & 1 else None
+            if flags == 1 and not n_xattrs and n_link == none and n_data != none:  # a new file with its content
+                at = end_name + n_data
+                add(new(EntryOp, (fop, gfid, slot, None, st, None, buf[end_name:at], {})))
+                continue
+            at = end_name
             dest = link = data = xattrs = None
             if flags & 2:
                 dest = Slot(dparent, buf[at : at + n_dest])
                 at += n_dest
-            if n_link != _NONE:
+            if n_link != none:
                 link = buf[at : at + n_link]
                 at += n_link
-            if n_xattrs != _NONE:
+            if n_xattrs != none:
                 xattrs = decode_xattrs(buf[at : at + n_xattrs]) if n_xattrs else {}
                 at += n_xattrs
-            if n_data != _NONE:
+            if n_data != none:
                 data = buf[at : at + n_data]
                 at += n_data
-            st = new(Stat, stat) if flags & 1 else None
-            ops.append(new(EntryOp, (fop, gfid, new(Slot, (parent, name)), dest, st, link, data, xattrs)))
+            add(new(EntryOp, (fop, gfid, slot, dest, st, link, data, xattrs)))
     except struct.error as e:
         raise WireError(f"entry operations are cut short: {e}") from e
     if at != end:

@@ -1,0 +1,295 @@
+"""The control calls of the agent: JSON in, JSON out. Gfids are hex; names and paths base64."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import os
+import sys
+import time
+from typing import Any, Callable, Optional
+
+from engine.agent import foreign, listing, repair
+from engine.agent.content import Contents, open_file
+from engine.agent.entries import Entries
+from engine.agent.frames import PROTOCOL
+from engine.agent.handles import OpError
+from engine.agent.hashing import Hashing
+from engine.agent.listing import Listings, b64
+from engine.agent.stage import Stages
+from engine.agent.state import CallError, Holding, Place, free_space, look
+from engine.agent.tree import Mode, gfid_of_name
+from engine.agent.types import Gfid, Slot, Stat
+
+VERSION = "0.1.0"
+MAX_DIGESTS = 256
+"""Most files in one call `digest`."""
+
+Params = dict[str, Any]
+Result = dict[str, Any]
+
+
+class Held:
+    """What exists between `begin` and the end: the tree and all that works on it."""
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding = holding
+        self.tree = holding.tree
+        self.entries = Entries(holding.tree)
+        self.contents = Contents(holding.tree)
+        self.stages = Stages(holding)
+        self.listings = Listings(holding.tree)
+
+
+class Calls:
+    """Answers calls. Used by the main thread; `digest` is answered later, by the hashing thread."""
+
+    def __init__(self, root: bytes, hashing: Hashing) -> None:
+        self._root = root
+        self._hashing = hashing
+        self.held: Optional[Held] = None
+        self.timeout = 0.0
+        """Seconds without any frame after which the agent leaves; 0 = never."""
+        self._methods: dict[str, Callable[[Params], Result]] = {
+            "hello": self._hello, "begin": self._begin, "keepalive": self._keepalive, "statfs": self._statfs,
+            "adopt_begin": self._adopt_begin, "adopt_end": self._adopt_end, "foreign": self._foreign,
+            "sweep": self._sweep, "limbo": self._limbo, "commit": self._commit, "lookup": self._lookup,
+            "slot": self._slot, "list": self._list, "place": self._place, "remove": self._remove,
+            "clear_slot": self._clear_slot, "stage": self._stage, "unstage": self._unstage,
+        }  # fmt: skip
+
+    def answer(self, ident: int, request: object) -> Optional[dict[str, Any]]:
+        """The reply object to a request; None when another thread answers. sqlite3.Error passes."""
+        try:
+            if not isinstance(request, dict) or not isinstance(request.get("method"), str):
+                raise CallError("a call without a method", "bad-request", "", errno.EBADMSG)
+            method, params = request["method"], request.get("params") or {}
+            if not isinstance(params, dict):
+                raise CallError(f"{method}: params must be an object", "bad-request", "", errno.EBADMSG)
+            if self.held is not None:
+                self.held.tree.dirs.settle()
+            if method == "digest":
+                return self._digest(ident, params)
+            run = self._methods.get(method)
+            if run is None:
+                raise CallError(f"call {method!r} is not known", "unknown-call", "", errno.ENOSYS)
+            return {"result": run(params)}
+        except CallError as e:
+            return _error(e.text, e.code, e.errno, e.hint)
+        except OpError as e:
+            return _error(e.text, "operation", e.errno)
+        except OSError as e:
+            return _error(os.strerror(e.errno or errno.EIO), "system", e.errno or errno.EIO)
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            return _error(f"bad parameters: {type(e).__name__}: {e}", "bad-request", errno.EINVAL)
+
+    def need(self) -> Held:
+        """What `begin` opened. CallError before it."""
+        if self.held is None:
+            raise CallError("begin comes first", "not-begun", "", errno.EPERM)
+        return self.held
+
+    def close(self, clean: bool) -> None:
+        """Let the tree go."""
+        if self.held is not None:
+            self.held.contents.close()
+            self.held.holding.close(clean)
+            self.held = None
+
+    # --- the session
+
+    def _hello(self, params: Params) -> Result:
+        if params.get("protocol") != PROTOCOL:
+            raise CallError(
+                f"the agent speaks protocol {PROTOCOL}, the engine {params.get('protocol')}",
+                "other-protocol", "use the same version on both sides", errno.EPROTONOSUPPORT,
+            )  # fmt: skip
+        found = look(Place(self._root, _name(params)))
+        return {
+            "protocol": PROTOCOL, "version": VERSION, "python": sys.version.split()[0], "pid": os.getpid(),
+            "uid": os.geteuid(), "node": os.uname().nodename, "time": time.time(), **found,
+        }  # fmt: skip
+
+    def _begin(self, params: Params) -> Result:
+        if self.held is not None:
+            raise CallError("begun already", "begun", "", errno.EBUSY)
+        session = {k: str(params[k]) for k in ("session", "brick", "primary")}
+        holding = Holding(
+            Place(self._root, _name(params)), session, take_over=bool(params.get("take_over")),
+            create=bool(params.get("create")), wait=float(params.get("wait") or 0.0),
+        )  # fmt: skip
+        self.held = Held(holding)
+        self.timeout = float(params.get("timeout") or 0.0)
+        return {
+            "index_lost": holding.index_lost, "recovering": holding.recovering, "objects": holding.objects,
+            "limbo": sorted(g.hex() for g in holding.tree.limbo), "statfs": free_space(holding.root_fd),
+        }  # fmt: skip
+
+    def _keepalive(self, _: Params) -> Result:
+        return {"time": time.time()}
+
+    def _statfs(self, _: Params) -> Result:
+        return {"statfs": free_space(self.need().holding.root_fd)}
+
+    def _commit(self, params: Params) -> Result:
+        held = self.need()
+        mark = params.get("mark")
+        keep = params.get("keep_deleted")
+        if mark is not None:
+            mark = {"sec": int(mark["sec"]), "nsec": int(mark["nsec"])}
+        extra = {"entry_mark": params["entry_mark"]} if params.get("entry_mark") is not None else None
+        return held.holding.commit(
+            [_gfid(g) for g in params.get("purge") or []],
+            purge_foreign=bool(params.get("purge_foreign")),
+            keep_deleted=None if keep is None else float(keep),
+            mark=mark,
+            extra=extra,
+        )
+
+    # --- adoption
+
+    def _adopt_begin(self, params: Params) -> Result:
+        holding = self.need().holding
+        if params.get("clear", True):
+            holding.index.clear()
+            holding.tree.dirs.clear()
+            holding.recovering = False
+        checksum = params.get("adopt", "metadata") == "checksum"
+        holding.set_mode(Mode(bool(params.get("replace")), checksum, False))
+        return {}
+
+    def _adopt_end(self, _: Params) -> Result:
+        self.need().holding.set_mode(None)
+        return {}
+
+    def _foreign(self, params: Params) -> Result:
+        tree = self.need().tree
+        limit = int(params.get("limit", 20))
+        total = 0
+        shown: list[foreign.Foreign] = []
+        for f in foreign.walk(tree):
+            total += 1
+            if f.top and len(shown) < limit:
+                shown.append(f)
+        return {
+            "total": total,
+            "sample": [b"/".join(f.path).decode("utf-8", "backslashreplace") for f in shown],
+            "entries": [
+                {"path": b64(b"/".join(f.path)), "kind": f.kind, "size": foreign.size_of(tree, f.path)} for f in shown
+            ],
+        }
+
+    def _sweep(self, _: Params) -> Result:
+        held = self.need()
+        held.holding.applying()
+        return {"moved": foreign.sweep(held.tree)}
+
+    def _limbo(self, _: Params) -> Result:
+        objects = []
+        for one in foreign.in_limbo(self.need().tree):
+            gfid = gfid_of_name(one.name)
+            objects.append({
+                "gfid": gfid.hex() if gfid else None, "name": None if gfid else b64(one.name), "kind": one.kind,
+                "objects": one.objects, "bytes": one.size,
+            })  # fmt: skip
+        return {"objects": objects}
+
+    # --- looking
+
+    def _lookup(self, params: Params) -> Result:
+        tree = self.need().tree
+        found: dict[str, Any] = {}
+        for text in params["gfids"]:
+            tree.dirs.settle()
+            one = listing.lookup(tree, _gfid(text))
+            if one is not None:
+                found[text] = one
+        return {"objects": found}
+
+    def _slot(self, params: Params) -> Result:
+        return listing.look_at_slot(self.need().tree, _slot(params))
+
+    def _list(self, params: Params) -> Result:
+        after = base64.b64decode(params.get("after") or "")
+        limit = max(1, min(int(params.get("limit", 1000)), 2000))
+        entries = self.need().listings.page(_gfid(params["gfid"]), after, limit, bool(params.get("xattrs")))
+        return {"entries": entries}
+
+    def _digest(self, ident: int, params: Params) -> Optional[Result]:
+        tree = self.need().tree
+        wanted = params["gfids"]
+        if len(wanted) > MAX_DIGESTS:
+            raise CallError(f"{len(wanted)} files in one digest; at most {MAX_DIGESTS}", "bad-request", "", errno.E2BIG)
+        files: list[tuple[str, int]] = []
+        failed: dict[str, Any] = {}
+        for text in wanted:
+            tree.dirs.settle()
+            try:
+                files.append((text, open_file(tree, _gfid(text), os.O_RDONLY)))
+            except OpError as e:
+                failed[text] = {"digest": None, "errno": e.errno, "text": e.text}
+            except OSError as e:
+                failed[text] = {"digest": None, "errno": e.errno, "text": os.strerror(e.errno or errno.EIO)}
+        self._hashing.digests(ident, files, failed, str(params.get("algo") or "sha256"))
+        return None
+
+    # --- repair
+
+    def _place(self, params: Params) -> Result:
+        held = self.need()
+        held.holding.applying()
+        xattrs = params.get("xattrs")
+        placed = repair.place(
+            held.tree, _gfid(params["gfid"]), [_slot(s) for s in params["slots"]], Stat._make(params["stat"]),
+            None if params.get("link") is None else base64.b64decode(params["link"]),
+            None if xattrs is None else {base64.b64decode(k): base64.b64decode(v) for k, v in xattrs.items()},
+            bool(params.get("replace")),
+        )  # fmt: skip
+        failed = placed.failed
+        return {
+            "made": placed.made, "data": placed.data, "size": placed.size, "mtime_ns": placed.mtime_ns,
+            "errno": 0 if failed is None else failed.errno, "text": "" if failed is None else failed.text,
+        }  # fmt: skip
+
+    def _remove(self, params: Params) -> Result:
+        held = self.need()
+        held.holding.applying()
+        return {"names": repair.remove(held.tree, _gfid(params["gfid"]))}
+
+    def _clear_slot(self, params: Params) -> Result:
+        held = self.need()
+        held.holding.applying()
+        gfid = repair.clear_slot(held.tree, _slot(params))
+        return {"cleared": gfid is not None, "gfid": gfid.hex() if gfid else None}
+
+    def _stage(self, params: Params) -> Result:
+        held = self.need()
+        held.holding.applying()
+        return held.stages.stage([_gfid(g) for g in params["gfids"]])
+
+    def _unstage(self, params: Params) -> Result:
+        return self.need().stages.unstage(str(params["token"]))
+
+
+def _name(params: Params) -> bytes:
+    """The brick's name under the root; text in UTF-8, as it was typed."""
+    return os.fsencode(str(params.get("root_name") or ""))
+
+
+def _gfid(text: object) -> Gfid:
+    gfid = bytes.fromhex(str(text))
+    if len(gfid) != 16:
+        raise ValueError(f"not a gfid: {text!r}")
+    return gfid
+
+
+def _slot(params: Params) -> Slot:
+    try:
+        return Slot(_gfid(params["parent"]), base64.b64decode(params["name"], validate=True))
+    except binascii.Error as e:
+        raise ValueError(f"a name that is not base64: {params['name']!r}") from e
+
+
+def _error(text: str, code: str, number: int, hint: str = "") -> dict[str, Any]:
+    return {"error": {"text": text, "code": code, "errno": number, "hint": hint}}

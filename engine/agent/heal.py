@@ -1,0 +1,96 @@
+"""After a crash the disk is ahead of the index: one walk that sets the rows of known objects by their inodes."""
+
+from __future__ import annotations
+
+import os
+import stat as _stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from engine.agent.index import Row
+from engine.agent.pending import PendingIndex
+from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid
+
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Stray(NamedTuple):
+    """A known object below a directory that the index does not know: names from the nearest known directory."""
+
+    parent: Gfid
+    path: tuple[bytes, ...]
+    ident: bytes
+    kind: int
+
+
+def entry_kind(entry: os.DirEntry[str]) -> int:
+    """The type bits of a directory entry, from readdir for the common ones."""
+    if entry.is_symlink():
+        return _stat.S_IFLNK
+    if entry.is_dir(follow_symlinks=False):
+        return _stat.S_IFDIR
+    if entry.is_file(follow_symlinks=False):
+        return _stat.S_IFREG
+    return _stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+
+
+def read_dir(top_fd: int, path: tuple[bytes, ...], expected: dict[bytes, bytes]) -> Iterator[tuple[bytes, bytes, int]]:
+    """Name, identity and type of all entries of a directory, walked to by components without following links.
+
+    Where readdir's inode number is not the one in `expected`, stat is asked too: filesystems in layers give different
+    ones. A directory that is gone, or may not be read, gives nothing.
+    """
+    fd = os.open(b".", _DIR, dir_fd=top_fd)
+    try:
+        for name in path:
+            new = os.open(name, _DIR, dir_fd=fd)
+            os.close(fd)
+            fd = new
+        with os.scandir(fd) as entries:
+            for e in entries:
+                name = os.fsencode(e.name)
+                try:
+                    ident = e.inode().to_bytes(8, "big")
+                    if expected.get(name) != ident:
+                        ident = e.stat(follow_symlinks=False).st_ino.to_bytes(8, "big")
+                    yield name, ident, entry_kind(e)
+                except FileNotFoundError:
+                    continue
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    finally:
+        os.close(fd)
+
+
+def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> dict[Gfid, Stray]:
+    """Compare every name on disk with the index by inode and set what differs; what cannot be set comes back."""
+    strays: dict[Gfid, Stray] = {}
+    # top descriptor, path from there, gfid or b"", nearest known directory and path from it
+    todo: list[tuple[int, tuple[bytes, ...], Gfid, Gfid, tuple[bytes, ...]]] = [
+        (limbo_fd, (), LIMBO, LIMBO, ()),
+        (root_fd, (), ROOT, ROOT, ()),
+    ]
+    while todo:
+        top, path, gfid, near, below = todo.pop()
+        rows = {r.name: r for r in index.children(gfid)} if gfid else {}
+        for name, ident, kind in list(read_dir(top, path, {n: r.ident for n, r in rows.items()})):
+            if gfid == ROOT and name == STATE_DIR:
+                continue
+            row = rows.get(name)
+            known = b""
+            if row is not None and row.ident == ident and row.kind == kind:
+                known = row.gfid
+            else:
+                other = index.by_ident(ident, kind)
+                if other is not None:
+                    known = other.gfid
+                    if gfid:
+                        if kind == _stat.S_IFDIR:
+                            index.remove_slot(other.parent, other.name)
+                        index.put_row(Row(gfid, name, known, kind, ident, 0, 0, 0))
+                    else:
+                        strays[known] = Stray(near, (*below, name), ident, kind)
+            if kind == _stat.S_IFDIR:
+                start = (known, ()) if known else (near, (*below, name))
+                todo.append((top, (*path, name), known, *start))
+    return strays
