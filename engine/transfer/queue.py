@@ -1,4 +1,4 @@
-"""The staged queue: producers put in, a free job takes all that waits, each producer learns what became of it (SYN-1)."""
+"""The staged queue: a free job takes all that waits, and each producer learns what became of its items (SYN-1)."""
 
 from __future__ import annotations
 
