@@ -32,20 +32,24 @@ class HtimeWriter:
             raise
 
     def _recover(self) -> None:
-        """Cut a torn last record off, and learn the last suffix and the number of records."""
+        """Learn the last suffix and the number of records; cut off what a crash left behind the last whole record."""
         data = read_from(self._fd, 0)
         self.size = data.rfind(b"\0") + 1
-        if self.size != len(data):
-            os.ftruncate(self._fd, self.size)
-        self.count = data.count(b"\0")
         self.last = -1
         self.last_idle = False
-        if self.size:
-            match = INDEX_RECORD.fullmatch(data[: self.size - 1].rpartition(b"\0")[2])
-            if match is None:
-                text = f"{os.fsdecode(self.path)} ends with what is no record"
-                raise JournalError(text, path=self.path, hint="remove the file; a hybrid crawl closes the hole")
-            self.last, self.last_idle = int(match[3]), match[2] == b"changelog"
+        while self.size:
+            begin = data.rfind(b"\0", 0, self.size - 1) + 1
+            match = INDEX_RECORD.fullmatch(data[begin : self.size - 1])
+            if match is not None:
+                self.last, self.last_idle = int(match[3]), match[2] == b"changelog"
+                break
+            self.size = begin
+        if data.strip(b"\0") and not self.size and b"\0" in data:
+            text = f"{os.fsdecode(self.path)} holds no record of an index"
+            raise JournalError(text, path=self.path, hint="remove the file; a hybrid crawl closes the hole")
+        if self.size != len(data):
+            os.ftruncate(self._fd, self.size)
+        self.count = data.count(b"\0", 0, self.size)
 
     def _set_xattrs(self, directory: bytes) -> bool:
         try:

@@ -162,13 +162,14 @@ def test_crw_1_what_was_missed_is_a_hole_in_the_history(root: bytes, clock: Cloc
     assert Journal(root).holes(Mark(T + 50, 0)) == holes[1:]
 
 
-def test_a_torn_index_record_is_cut_off(root: bytes, clock: Clock) -> None:
+@pytest.mark.parametrize("left", [b"/2023/11/14/CHANG", b"\0" * 300, b"half\0" + b"\0" * 50 + b"/2023"])
+def test_what_a_crash_left_at_the_end_of_the_index_is_cut_off(root: bytes, clock: Clock, left: bytes) -> None:
     writer = JournalWriter(root, clock=clock)
     clock.now = T + 1
     writer.write([change(1)])
     writer.close()
     with Path(os.fsdecode(root), "htime", f"HTIME.{T}").open("ab") as f:
-        f.write(root + b"/2023/11/14/CHANG")
+        f.write(left)
     writer = JournalWriter(root, clock=clock)
     writer.write([change(2)])
     writer.close()
