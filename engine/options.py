@@ -62,8 +62,8 @@ class Options:
     archive_retention: float = 30 * DAY
     changelog_archive_format: str = "%Y%m"
     checkpoint: int = 0
-    secondary_timeout: float = 120.0
-    connection_timeout: float = 60.0
+    secondary_timeout: int = 120
+    connection_timeout: int = 60
     ssh_command: str = "ssh"
     ssh_options: str = ""
     ssh_port: int = 0
@@ -136,6 +136,11 @@ def duration(value: object) -> float:
     if not found:
         raise ValueError("not a duration")
     return float(found[1]) * _DURATIONS[(found[2] or "s").lower()]
+
+
+def seconds(value: object) -> int:
+    """A duration in whole seconds, up to the next. Raises ValueError."""
+    return math.ceil(duration(value))
 
 
 def share(value: object) -> float:
@@ -236,9 +241,11 @@ def _int(name: str, low: int, high: int, help: str, *, live: bool = False, allow
     return _option(name, "int", said, _within(whole, low, high), help, live=live)
 
 
-def _time(name: str, low: float, help: str, *, live: bool = False, high: float = _MAX_TIME) -> Option:
+def _time(
+    name: str, low: float, help: str, *, live: bool = False, high: float = _MAX_TIME, parse: Parser = duration
+) -> Option:
     top = f"{low:g} s to {high:g} s" if high < _MAX_TIME else f"{low:g} s or more"
-    return _option(name, "duration", f"{top}, as in 30s, 5m, 1h, 30d", _within(duration, low, high), help, live=live)
+    return _option(name, "duration", f"{top}, as in 30s, 5m, 1h, 30d", _within(parse, low, high), help, live=live)
 
 
 def _bytes(name: str, low: int, help: str, *, live: bool = False) -> Option:
@@ -288,8 +295,8 @@ _ALL = (
             "How archives of processed changelogs are named."),
     _int("checkpoint", 0, 1 << 40, "A checkpoint, in unix seconds; 0 is none.", live=True,
          allowed="unix seconds, 0 for none"),
-    _time("secondary_timeout", 0, "A secondary silent for so long is given up; 0 is never."),
-    _time("connection_timeout", 1, "How long connecting may take."),
+    _time("secondary_timeout", 0, "A secondary silent for so long is given up; 0 is never.", parse=seconds),
+    _time("connection_timeout", 1, "How long connecting may take.", parse=seconds),
     _option("ssh_command", "text", "a command with its words", _command, "The ssh to call."),
     _text("ssh_options", "Words for ssh, as on a command line."),
     _int("ssh_port", 0, 65535, "The port of ssh on the secondary; 0 is ssh's own choice.",
