@@ -99,12 +99,17 @@ class Reconciler:
             meta[ROOT] = None
             return
         rows = [r for r in self.view.index.rows(gfid) if r.parent != LIMBO]
+        # where it is now on the secondary: those directories' times change when it moves
+        there = self.link.call("lookup", {"gfids": [gfid.hex()]}).get("objects", {}).get(gfid.hex()) or {}
+        for name in there.get("names", []):
+            meta[bytes.fromhex(name["parent"])] = None
         if not rows:
             self.link.call("remove", {"gfid": gfid.hex()})
             self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
             if problem.slot is not None and self.view.index.get(*problem.slot) is None and not problem.found:
                 if problem.slot.parent == ROOT or self.view.index.has(problem.slot.parent):
                     self.link.call("clear_slot", slot_params(problem.slot))
+                    meta[problem.slot.parent] = None
             return
         seen = self.view.see(gfid)
         if seen is None:
@@ -112,6 +117,7 @@ class Reconciler:
             return
         for parent in {r.parent for r in rows}:
             self._parents(parent, meta)
+            meta[parent] = None
         stat = stat_of(seen.st)
         link = None
         if stat.is_symlink:

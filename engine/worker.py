@@ -580,7 +580,9 @@ class _Batches:
             if result.gone:
                 # not where the index had them: the next slice knows where they are
                 recorder.close_now(30)
-            again = [Problem(g, None, "DATA", 0, "moved") for g in dict.fromkeys(result.gone)]
+            # what is in the index no more has vanished: its removal is on its way (SYN-6)
+            moved = [g for g in dict.fromkeys(result.gone) if self.view.index.has(g)]
+            again = [Problem(g, None, "DATA", 0, "moved") for g in moved]
             problems, result.problems, result.gone = result.problems + again, [], []
             if self._foreign(problems):
                 raise EngineError("held", code="held")

@@ -6,6 +6,7 @@ derived from the difference, so that merged, doubled and misordered events do no
 
 from __future__ import annotations
 
+import os
 import stat as _stat
 import time
 from collections import deque
@@ -112,9 +113,7 @@ class Differ:
                 self._settle()
                 stuck = True
             due = later
-        for gfid, flags in objects.items():
-            self._see(gfid, flags, handles.get(gfid))
-        self._settle()
+        self._times_of({parent for (parent, _), flags in slots.items() if flags & ENTRY})
         self._continue_walk()
         self._removals()
         if not self._walking and len(self.records) < self.budget:
@@ -168,6 +167,23 @@ class Differ:
                 seen = None
         self._compare(slot, before, seen, change)
         return True
+
+    def _times_of(self, parents: set[Gfid]) -> None:
+        """Directories whose names came and went have other times, even where nothing else is left of it."""
+        for gfid in parents:
+            if gfid == ROOT:
+                self.records.append(MetaChange(ROOT, SETATTR))
+                continue
+            row = self.index.row(gfid)
+            if row is None or row.parent == LIMBO:
+                continue
+            try:
+                st = os.fstat(self.view.dir_fd(gfid))
+            except Gone:
+                continue
+            if st.st_mtime_ns != row.mtime_ns or st.st_ctime_ns != row.ctime_ns:
+                self.records.append(MetaChange(gfid, SETATTR))
+                self.index.touch(gfid, row.ident, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
     def _look_above(self, gfid: Gfid) -> None:
         """Look at the names of a directory that can't be reached and of those above it: one of them has moved."""

@@ -118,6 +118,7 @@ class Recorder:
         if self._thread.ident is not None:
             self._thread.join(30)
         self.source.stop()
+        self.writer.close()
 
     def crawl(self, reason: str, *, clear: bool = False) -> None:
         """Ask for a hybrid crawl (CRW-7); `clear` compares with the secondary alone (MRK-7)."""

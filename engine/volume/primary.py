@@ -134,7 +134,7 @@ class TreePrimary:
             index = self.open_index(64)
             clear = True
         view = self.view(index)
-        writer = JournalWriter(os.fsencode(os.path.join(self.state, "journal")))
+        writer = JournalWriter(os.path.join(self.state, "journal"), floor=max(0, self.marks.stime.sec + 1))
         source = open_source(options.recorder, self.root, self.brick_id, self.log)
         filters = Filters(list(options.include), list(options.exclude)) if options.include or options.exclude else None
         differ = Differ(view, index, filter_for=self._filter(filters))

@@ -24,7 +24,7 @@ from tests.system.operations import GROWING, OPERATIONS, SHRINKING, create_huge
 RACES = frozenset({
     errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL, errno.ELOOP, errno.EPERM,
     errno.ENAMETOOLONG, errno.EACCES, errno.ENXIO, errno.EBUSY, errno.EXDEV, errno.EMLINK, errno.ESTALE, errno.ENOTSUP,
-    errno.ENODATA,
+    errno.ENODATA, errno.ENODEV,
 })  # fmt: skip
 """What an operation may meet where several processes work on one tree (EXDEV: over a mount in the tree)."""
 
