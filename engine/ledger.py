@@ -1,4 +1,4 @@
-"""The failure ledger (ERR-3): what could not be brought over, durably, until both sides agree or a person dismisses it."""
+"""The failure ledger (ERR-3): what could not be brought over, durably, until both sides agree or a person lets go."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.model import Gfid
+from engine.model import EngineError, Gfid
 
 FIRST_RETRY, LAST_RETRY = 2.0, 3600.0
 """Seconds until the first retry, and the longest pause; each doubles the one before."""
@@ -23,6 +24,13 @@ _HINTS = {
     95: "the secondary's filesystem does not support this (xattrs, ACLs?)",
     17: "something else is in the way on the secondary",
 }
+
+
+class LedgerError(EngineError):
+    """The ledger cannot be read or written: nothing may go on as if a failure were kept."""
+
+    def __init__(self, path: str, what: object, hint: str = "is there room, and may it be written?") -> None:
+        super().__init__(f"{path}: {what}", hint=hint, code="ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +91,56 @@ class Failure:
 _FIELDS = tuple(Failure.__dataclass_fields__)[1:]
 
 
+def backoff(tries: int) -> float:
+    """Seconds until the next retry after so many tries."""
+    return min(FIRST_RETRY * float(1 << (min(tries, 20) - 1)), LAST_RETRY)
+
+
 class Ledger:
-    """The ledger of one brick, in a SQLite file; every change is durable when the call returns."""
+    """The ledger of one brick, in a SQLite file; every change is durable when the call returns.
+
+    Any thread may call. Raises LedgerError where the file cannot be used.
+    """
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS failure (id INTEGER PRIMARY KEY AUTOINCREMENT, "
-            + ", ".join(_FIELDS) + ", UNIQUE (kind, gfid, path))"
-        )  # fmt: skip
-        os.chmod(path, 0o600)
-        self._count()
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS failure (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+                + ", ".join(_FIELDS) + ", UNIQUE (kind, gfid, path))"
+            )  # fmt: skip
+            os.chmod(path, 0o600)
+            self._count()
+        except sqlite3.DatabaseError as e:
+            hint = "move it aside: a verify with --repair finds again what it held"
+            raise LedgerError(path, f"the failure ledger cannot be used ({e})", hint) from e
 
     def _count(self) -> None:
-        row = self._db.execute("SELECT count(*), min(first_time), min(CASE WHEN next_try>0 THEN next_try END) FROM failure")
+        row = self._db.execute(
+            "SELECT count(*), min(first_time), min(CASE WHEN next_try>0 THEN next_try END) FROM failure"
+        )
         self.size, self.oldest, self._next = row.fetchone()
+
+    @contextmanager
+    def _change_all(self) -> Iterator[None]:
+        """One transaction: durable at its end, or nothing of it."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+                self._count()
+            except sqlite3.DatabaseError as e:
+                raise LedgerError(self.path, f"the failure ledger cannot be written ({e})") from e
 
     def close(self) -> None:
         """Close the file."""
@@ -109,8 +149,7 @@ class Ledger:
 
     def add_many(self, failures: Iterable[Failure]) -> None:
         """Add entries; one that is there already counts another try and waits twice as long."""
-        with self._lock:
-            self._db.execute("BEGIN")
+        with self._change_all():
             for f in failures:
                 # one entry for an object, wherever it was last seen
                 old = self._db.execute(
@@ -119,28 +158,35 @@ class Ledger:
                 if old is not None:
                     known = Failure(*old)
                     tries = known.tries + 1
-                    pause = min(FIRST_RETRY * 2 ** min(tries, 20), LAST_RETRY)
                     f = replace(f, id=known.id, first_time=known.first_time, tries=tries,
-                                next_try=f.last_time + pause if f.next_try else 0.0)  # fmt: skip
+                                next_try=f.last_time + backoff(tries) if f.next_try else 0.0)  # fmt: skip
                     self._db.execute("DELETE FROM failure WHERE id=?", (known.id,))
                 values = [getattr(f, n) for n in _FIELDS]
                 marks = ",".join("?" * (len(_FIELDS) + 1))
                 self._db.execute(f"INSERT OR REPLACE INTO failure VALUES ({marks})", (f.id or None, *values))
-            self._db.execute("COMMIT")
-            self._count()
 
     def all(self, limit: int = 10_000) -> list[Failure]:
         """The entries, oldest first."""
-        with self._lock:
-            return [Failure(*r) for r in self._db.execute("SELECT * FROM failure ORDER BY id LIMIT ?", (limit,))]
+        return self._read("SELECT * FROM failure ORDER BY id LIMIT ?", limit)
 
     def due(self, now: float, limit: int = 500) -> list[Failure]:
         """The entries whose retry is due."""
         if self._next is None or self._next > now:
             return []
+        query = "SELECT * FROM failure WHERE next_try>0 AND next_try<=? ORDER BY next_try LIMIT ?"
+        return self._read(query, now, limit)
+
+    def before(self, time: float) -> int:
+        """How many entries began at or before this time (unix seconds)."""
         with self._lock:
-            query = "SELECT * FROM failure WHERE next_try>0 AND next_try<=? ORDER BY next_try LIMIT ?"
-            return [Failure(*r) for r in self._db.execute(query, (now, limit))]
+            return int(self._db.execute("SELECT count(*) FROM failure WHERE first_time<=?", (time,)).fetchone()[0])
+
+    def _read(self, query: str, *values: float) -> list[Failure]:
+        with self._lock:
+            try:
+                return [Failure(*row) for row in self._db.execute(query, values)]
+            except sqlite3.DatabaseError as e:
+                raise LedgerError(self.path, f"the failure ledger cannot be read ({e})") from e
 
     def wait(self, now: float) -> float:
         """Seconds until the next retry is due, at least 0.05; an hour when there is none."""
@@ -167,25 +213,20 @@ class Ledger:
     def postpone(self, ids: Iterable[int]) -> None:
         """These could not be tried: wait as after another try."""
         now = time.time()
-        with self._lock:
-            self._db.execute("BEGIN")
+        with self._change_all():
             for one in ids:
                 self._db.execute(
-                    "UPDATE failure SET tries=tries+1, last_time=?, next_try=?+min(?, ?*(1<<min(tries, 12))) WHERE id=?",
+                    "UPDATE failure SET tries=tries+1, last_time=?, next_try=?+min(?, ?*(1<<min(tries, 12)))"
+                    " WHERE id=?",
                     (now, now, LAST_RETRY, FIRST_RETRY, one),
                 )
-            self._db.execute("COMMIT")
-            self._count()
 
     def _change(self, statement: str, ids: Iterable[int] | None, extra: str) -> int:
-        with self._lock:
-            self._db.execute("BEGIN")
-            count = 0
+        count = 0
+        with self._change_all():
             if ids is None:
                 count = self._db.execute(f"{statement} WHERE 1=1{extra}").rowcount
             else:
                 for one in ids:
                     count += self._db.execute(f"{statement} WHERE id=?{extra}", (one,)).rowcount
-            self._db.execute("COMMIT")
-            self._count()
-            return count
+        return count
