@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import resource
@@ -183,6 +184,7 @@ def serve(root: bytes, stdin_fd: int, stdout_fd: int) -> int:
     Changes the process: umask 0, more open files, SIGPIPE ignored, `stdout_fd` for frames only.
     """
     os.umask(0)
+    gc.set_threshold(100_000, 50, 100)  # many small values live for one frame; there are hardly any cycles
     ending = _Ending()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
