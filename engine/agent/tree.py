@@ -114,13 +114,13 @@ class Tree:
                     os.close(fd)
                 if e.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     raise
-                self.index.remove_slot(row.parent, row.name)
+                self._stale(row)
                 return None, row.gfid
             if ours:
                 os.close(fd)
             if ident_of(os.fstat(new)) != row.ident:
                 os.close(new)
-                self.index.remove_slot(row.parent, row.name)
+                self._stale(row)
                 return None, row.gfid
             ours = left >= _KEEP
             if not ours:
@@ -132,7 +132,13 @@ class Tree:
         """A directory is not where its row said: is it known to be elsewhere?"""
         if gfid in self.limbo:
             return self.locate(gfid) is not None
-        return self.heal() and bool(self.index.rows(gfid))
+        return bool(self.index.rows(gfid))
+
+    def _stale(self, row: Row) -> None:
+        """A row is not true: look for its object after a crash, then forget the row if it still says the same."""
+        if self.heal() and self.index.get(row.parent, row.name) != row:
+            return
+        self.index.remove_slot(row.parent, row.name)
 
     # --- what is where
 
@@ -143,12 +149,12 @@ class Tree:
             st = os.stat(slot[1], dir_fd=pfd, follow_symlinks=False)
         except FileNotFoundError:
             if row is not None:
-                self.index.remove_slot(slot[0], slot[1])
+                self._stale(row)
             return None, None
         if row is not None:
             if row.ident == ident_of(st) and row.kind == _stat.S_IFMT(st.st_mode):
                 return row, st
-            self.index.remove_slot(slot[0], slot[1])
+            self._stale(row)
         if self.mode is not None and self.mode.recovering:
             known = self.index.by_ident(ident_of(st), _stat.S_IFMT(st.st_mode))
             if known is not None:
@@ -163,11 +169,11 @@ class Tree:
         except OpError:
             return None
         except FileNotFoundError:
-            self.index.remove_slot(row.parent, row.name)
+            self._stale(row)
             return None
         if row.ident == ident_of(st) and row.kind == _stat.S_IFMT(st.st_mode):
             return Where(pfd, row.name, st, row)
-        self.index.remove_slot(row.parent, row.name)
+        self._stale(row)
         return None
 
     def locate(self, gfid: Gfid) -> Optional[Where]:
@@ -177,10 +183,13 @@ class Tree:
         rows = self.index.rows(gfid)
         if len(rows) > 1:
             rows.sort(key=lambda r: r.parent != LIMBO)
+        healed = self._healed
         for row in rows:
             where = self.at(row)
             if where is not None:
                 return where
+        if self._healed != healed:
+            return self.locate(gfid)
         if gfid in self.limbo:
             name = hex_name(gfid)
             try:
@@ -190,8 +199,6 @@ class Tree:
             else:
                 self.unsure.add(gfid)
                 return Where(self.limbo_fd, name, st, self.register(Slot(LIMBO, name), gfid, st))
-        if rows and self.heal():
-            return self.locate(gfid)
         stray = self.strays.pop(gfid, None)
         return self._stray(stray) if stray is not None else None
 
@@ -206,7 +213,6 @@ class Tree:
         if self.mode is None or not self.mode.recovering or self._healed:
             return False
         self._healed = True
-        self.dirs.clear()
         self.strays = scan(self.root_fd, self.limbo_fd, self.index)
         return True
 
