@@ -64,13 +64,16 @@ def plan(
                 fop = record.fop
                 if fop in _FILES:
                     data[record.gfid] = None
-                    out.removed.pop(record.gfid, None)
+                    if out.removed.pop(record.gfid, None) is not None or fop == Fop.MKNOD:
+                        meta[record.gfid] = None
                 elif fop in _REMOVES:
                     if ignore_deletes:
                         continue
                     out.removed[record.gfid] = record.slot
                 elif fop in _MAKES or fop == Fop.RENAME:
-                    out.removed.pop(record.gfid, None)
+                    # what was taken away and comes back (it was out of the tree) comes with other attributes
+                    if out.removed.pop(record.gfid, None) is not None or fop == Fop.SYMLINK:
+                        meta[record.gfid] = None
                 if done:
                     out.skipped += 1
                     continue

@@ -592,6 +592,8 @@ class _Batches:
             result.bytes += settled.bytes
             result.gone = settled.gone
             result.problems = left
+            # what was settled may have changed the times of directories that were right before
+            self.applier.metas([g for g in todo.touched if self.view.index.has(g)], Result())
             if left and not result.gone:
                 break
         for gfid in dict.fromkeys(result.gone):
@@ -615,7 +617,7 @@ class _Batches:
         return True
 
     def _content(self, todo: Plan, result: Result) -> None:
-        files = [g for g in todo.data if g not in result.sent and self.view.index.has(g)]
+        files = [g for g in todo.data if g not in result.sent and self._is_file(g)]
         if todo.check:
             files += self._differing([g for g in todo.check if self.view.index.has(g)])
         more = [g for g in result.made if g not in result.sent and g not in todo.data and self._is_file(g)]

@@ -130,7 +130,7 @@ def set_where(where: Where, stat: Stat, xattrs: Optional[dict[bytes, bytes]], ti
 
 def has_xattrs(mode: int) -> bool:
     """Can this type of object carry the xattrs we replicate?"""
-    return _stat.S_ISREG(mode) or _stat.S_ISDIR(mode)
+    return not _stat.S_ISLNK(mode)
 
 
 def _owner_error(error: OSError, stat: Stat) -> OpError:

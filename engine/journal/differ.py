@@ -582,7 +582,7 @@ class Differ:
                     self.records.append(MetaChange(gfid, CHECK if flags & ENTRY and not flags & DATA else SETATTR))
                 if st.st_nlink > 1 and self.on_shared is not None:
                     self._shared.append(gfid)
-            elif flags & META:
+            elif flags & META or st.st_mtime_ns != rows[0].mtime_ns:
                 self.records.append(MetaChange(gfid, SETATTR))
             racy = st.st_ctime_ns > self._now_ns - RACY_NS
             self.index.touch(gfid, seen.handle, st.st_size, st.st_mtime_ns, 0 if racy else st.st_ctime_ns)

@@ -237,9 +237,11 @@ class TreeView:
         if seen is None:
             raise Gone(gfid)
         stat = stat_of(seen.st)
-        if not (_stat.S_ISREG(stat.mode) or _stat.S_ISDIR(stat.mode)):
+        if stat.is_symlink:
             return stat, None
         try:
+            if not (_stat.S_ISREG(stat.mode) or _stat.S_ISDIR(stat.mode)):
+                return self._special(gfid, stat)
             if stat.is_dir:
                 fd = self.dir_fd(gfid)
                 return stat_of(os.fstat(fd)), xattrs_of(fd)
@@ -250,6 +252,21 @@ class TreeView:
             return stat_of(os.fstat(fd)), xattrs_of(fd)
         finally:
             os.close(fd)
+
+    def _special(self, gfid: Gfid, stat: Stat) -> tuple[Stat, dict[bytes, bytes] | None]:
+        """Fifos, sockets and devices have ACLs too, but must not be opened for it."""
+        for row in self.index.rows(gfid):
+            try:
+                flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(row.name, flags, dir_fd=self.dir_fd(row.parent))
+            except (Gone, FileNotFoundError):
+                continue
+            try:
+                if gfid_of(self.brick_id, name_to_handle(fd, b"")) == gfid:
+                    return stat_of(os.fstat(fd)), xattrs_of(b"/proc/self/fd/%d" % fd)
+            finally:
+                os.close(fd)
+        raise Gone(gfid)
 
     def link_text(self, slot: Slot) -> bytes:
         """The text of a symlink. Raises Gone."""
