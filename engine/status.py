@@ -1,4 +1,4 @@
-"""The status of a brick (STA-1, STA-3): what the worker says, kept on disk, given out as the snapshot's brick object."""
+"""The status of a brick (STA-1, STA-3): what the worker says, kept on disk, given out as the brick of a snapshot."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from engine.checkpoint import Checkpoint
 from engine.guard import Hold
 from engine.model import NO_MARK, EngineError, Mark
+from engine.names import escaped
 from engine.verdict import Thresholds, brick_verdict
 
 WINDOW = 10.0
@@ -29,7 +31,7 @@ class Rate:
         self._sum = 0
 
     def add(self, count: int, now: float) -> None:
-        """So many more, at this (monotonic) time."""
+        """So many more, at this (monotonic) time. What comes within a quarter of a second counts as one."""
         if self._events and now - self._events[-1][0] < 0.25:
             then, before = self._events[-1]
             self._events[-1] = (then, before + count)
@@ -56,6 +58,7 @@ class BatchProgress:
     changelogs: int
     entries: int
     files: int
+    metas: int
     bytes: int | None
     started: float
     phase: str = "entry"
@@ -114,7 +117,8 @@ class BrickStatus:
         self._hold: Hold | None = None
         self._paused: dict[str, Any] | None = None
         self.last_verify: dict[str, Any] | None = None
-        self.checkpoint_failures = 0
+        self.count_before: Callable[[float], int] | None = None
+        """How many of the ledger's entries began at or before a unix time; without it all or none are counted."""
         self._saved = 0.0
         self._restarts: deque[dict[str, Any]] = deque(maxlen=50)
         self._load()
@@ -223,7 +227,7 @@ class BrickStatus:
     def crawl(self, kind: str, since: float | None, seen: int | None, total: int | None) -> bool:
         """What kind of crawl runs; True when that changed."""
         with self._lock:
-            changed = self._crawl["kind"] != kind
+            changed: bool = self._crawl["kind"] != kind
             if changed:
                 self.totals.crawls += 1
                 self._crawls.append({"kind": kind, "since": since or time.time()})
@@ -238,10 +242,12 @@ class BrickStatus:
             self._pending_since = since
             self._pending_known = True
 
-    def batch_begin(self, ident: int, changelogs: int, entries: int, files: int) -> None:
-        """A batch starts."""
+    def batch_begin(
+        self, ident: int, changelogs: int, entries: int, files: int, metas: int = 0, nbytes: int | None = None
+    ) -> None:
+        """A batch starts, with so much to do; `nbytes` of content where that is known."""
         with self._lock:
-            self._batch = BatchProgress(ident, changelogs, entries, files, None, time.time())
+            self._batch = BatchProgress(ident, changelogs, entries, files, metas, nbytes, time.time())
 
     def batch_phase(self, phase: str) -> None:
         """entry, data, meta, commit."""
@@ -288,8 +294,6 @@ class BrickStatus:
             before = self.checkpoint
             self.checkpoint = before.reached(mark, time.time())
             done = bool(self.checkpoint.completed) and not before.completed
-            if done:
-                self.checkpoint_failures = self.failure_count
         if done:
             self.save()
         return done
@@ -299,7 +303,6 @@ class BrickStatus:
         with self._lock:
             self.checkpoint = self.checkpoint.set(at)
             self.checkpoint = self.checkpoint.reached(self.mark, time.time())
-            self.checkpoint_failures = self.failure_count if self.checkpoint.completed else 0
         self.save()
 
     def failures(self, size: int, oldest: float | None) -> None:
@@ -318,6 +321,7 @@ class BrickStatus:
 
     def snapshot(self, now: float, limits: Thresholds) -> dict[str, Any]:
         """The brick object of the snapshot."""
+        before = self._failures_before()
         with self._lock:
             running = self.status in ("Active", "Held", "Paused")
             mono = time.monotonic()
@@ -337,11 +341,11 @@ class BrickStatus:
                 "lag_seconds": lag,
                 "entry": max(0, b.entries - b.entries_done) if b else 0,
                 "data": max(0, b.files - b.files_done) if b else 0,
-                "meta": 0,
+                "meta": b.metas if b and b.phase != "commit" else 0,
                 "failures": self.failure_count,
                 "checkpoint_time": self.checkpoint.time, "checkpoint_completed": self.checkpoint.completed,
                 "checkpoint_completion_time": self.checkpoint.completion_time,
-                "checkpoint_failures_before": self.checkpoint_failures,
+                "checkpoint_failures_before": before,
                 "crawl": {**crawl, "eta_seconds": None, "eta_basis": None} if running
                 else {"kind": None, "since": None, "seen": None, "total": None, "eta_seconds": None, "eta_basis": None},
                 "backlog": None if self._backlog is None
@@ -365,7 +369,22 @@ class BrickStatus:
                 "restarts": list(self._restarts)[-10:],
             }  # fmt: skip
         out["verdict"], out["reasons"] = brick_verdict(out, limits, now)
-        return out
+        safe: dict[str, Any] = escaped(out)
+        return safe
+
+    def _failures_before(self) -> int:
+        """Failures that are still in the ledger and were there when the checkpoint completed, or are there until then.
+
+        A change from before the checkpoint can fail after its time, so what counts is the moment of completion.
+        """
+        if self.checkpoint.time is None or not self.failure_count:
+            return 0
+        until = self.checkpoint.completion_time
+        if until is None:
+            return self.failure_count
+        if self.count_before is not None:
+            return self.count_before(until)
+        return self.failure_count if self.failure_oldest is not None and self.failure_oldest <= until else 0
 
     def _lag(self, now: float) -> float | None:
         if not self._pending_known:

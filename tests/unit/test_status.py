@@ -1,0 +1,334 @@
+"""What a brick says of itself (STA-1, STA-3), and that it fits the schema in every state."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import engine
+from engine.guard import Hold
+from engine.ledger import Failure, Ledger
+from engine.model import EngineError, Mark
+from engine.status import WINDOW, BrickStatus, Rate, Who
+from engine.verdict import Thresholds
+
+SCHEMA = json.loads((Path(engine.__file__).parent / "snapshot.schema.json").read_text())
+LIMITS = Thresholds()
+_BRICK = jsonschema.Draft202012Validator({"$ref": "#/$defs/brick", "$defs": SCHEMA["$defs"]})
+
+
+def _status(path: Path, brick: str = "/srv/www") -> BrickStatus:
+    return BrickStatus(Who("uuid", "m1", brick, "backup", "dr:/srv/www"), str(path / "status.json"))
+
+
+def _seen(status: BrickStatus, now: float | None = None) -> dict[str, Any]:
+    """The brick's object now; it is valid, and JSON keeps it."""
+    found = status.snapshot(time.time() if now is None else now, LIMITS)
+    _BRICK.validate(found)
+    assert json.loads(json.dumps(found)) == found
+    return found
+
+
+def _live(status: BrickStatus, mark: int = 1000) -> None:
+    status.initializing()
+    status.connected("dr")
+    status.synced(Mark(mark, 0))
+    status.crawl("live", None, None, None)
+    status.backlog(0, 0, None)
+    status.active()
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_sta_1_unknown_is_null(tmp_path: Path) -> None:
+    """STA-1: before anything is known nothing is made up."""
+    found = _seen(_status(tmp_path))
+    assert found["status"] == "Created"
+    assert found["crawl_status"] == "N/A"
+    for key in ("last_synced", "lag_seconds", "secondary_node", "backlog", "batch", "rate", "checkpoint_time",
+                "checkpoint_completed", "secondary_free", "last_verify", "last_error", "paused", "held"):  # fmt: skip
+        assert found[key] is None, key
+    assert (found["entry"], found["data"], found["meta"], found["failures"]) == (0, 0, 0, 0)
+    assert found["verdict"] == "unknown"
+
+
+def test_sta_1_active(tmp_path: Path) -> None:
+    """STA-1: what a live brick shows."""
+    status = _status(tmp_path)
+    _live(status)
+    found = _seen(status)
+    assert (found["status"], found["crawl_status"], found["secondary_node"]) == ("Active", "Changelog Crawl", "dr")
+    assert (found["last_synced"], found["lag_seconds"], found["verdict"]) == (1000.0, 0.0, "ok")
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [("hybrid", "Hybrid Crawl"), ("history", "History Crawl"), ("live", "Changelog Crawl")]
+)
+def test_sta_1_crawl_status(tmp_path: Path, kind: str, word: str) -> None:
+    """STA-1: the three crawls by their names; a change of crawl is said once."""
+    status = _status(tmp_path)
+    _live(status)
+    status.crawl("none yet", None, None, None)
+    assert status.crawl(kind, 5.0, 10, 20)
+    assert not status.crawl(kind, 5.0, 11, 20)
+    found = _seen(status)
+    assert found["crawl_status"] == word
+    assert (found["crawl"]["kind"], found["crawl"]["since"], found["crawl"]["seen"]) == (kind, 5.0, 11)
+
+
+def test_sta_1_counters_rise_and_fall_and_never_below_zero(tmp_path: Path) -> None:
+    """STA-1, CHG-9: entry, data and meta rise when work is queued and fall when it is done."""
+    status = _status(tmp_path)
+    _live(status)
+    status.batch_begin(1, changelogs=2, entries=10, files=4, metas=3)
+    status.entries_done(6)
+    status.files_done(1, 500)
+    found = _seen(status)
+    assert (found["entry"], found["data"], found["meta"]) == (4, 3, 3)
+    assert found["batch"]["entries"] == [6, 10]
+    assert found["batch"]["files"] == [1, 4]
+    assert found["batch"]["bytes"] == [500, None]
+    status.entries_done(100)
+    status.files_done(100, 1)
+    status.batch_phase("commit")
+    found = _seen(status)
+    assert (found["entry"], found["data"], found["meta"]) == (0, 0, 0)
+    assert found["batch"]["entries"] == [10, 10]
+    status.batch_end(1.0)
+    found = _seen(status)
+    assert found["batch"] is None
+    assert found["totals"]["turns"] == 1
+    assert found["totals"]["entries"] == 106
+
+
+def test_sta_1_survives_a_restart_without_running_work(tmp_path: Path) -> None:
+    """STA-1: totals, dates, checkpoint and a pause are there again; counters of running work are not."""
+    status = _status(tmp_path)
+    _live(status, mark=2000)
+    status.set_checkpoint(1500)
+    status.set_paused("anna", 1234.5)
+    status.batch_begin(1, changelogs=1, entries=10, files=10, metas=1)
+    status.entries_done(3)
+    status.save()
+    again = _seen(_status(tmp_path))
+    assert (again["entry"], again["data"], again["meta"], again["batch"]) == (0, 0, 0, None)
+    assert again["totals"]["entries"] == 3
+    assert again["last_synced"] == 2000.0
+    assert (again["checkpoint_time"], again["checkpoint_completed"]) == (1500, True)
+    assert again["paused"] == {"by": "anna", "since": 1234.5}
+    assert again["status"] == "Created"
+
+
+def test_sta_1_written_atomically(tmp_path: Path) -> None:
+    """STA-1: a reader of the file never sees half of it, while threads save and count."""
+    status = _status(tmp_path)
+    _live(status)
+    status.save()
+    stop = threading.Event()
+
+    def save() -> None:
+        while not stop.is_set():
+            status.entries_done(1)
+            status.save()
+
+    threads = [threading.Thread(target=save) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(300):
+            json.loads((tmp_path / "status.json").read_text())
+            _seen(status)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_torn_file_costs_counters_only(tmp_path: Path) -> None:
+    """The marks are kept elsewhere: a status file that cannot be read is begun anew."""
+    (tmp_path / "status.json").write_text('{"totals": {')
+    assert _seen(_status(tmp_path))["status"] == "Created"
+
+
+def test_sta_3_lag_is_the_age_of_the_oldest_change(tmp_path: Path) -> None:
+    """STA-3: 0 only when none is known, failures included, null when it cannot be known."""
+    status = _status(tmp_path)
+    _live(status)
+    status.backlog(3, 900, 5000.0)
+    assert _seen(status, 5007.5)["lag_seconds"] == 7.5
+    status.failures(2, 4000.0)
+    assert _seen(status, 5007.5)["lag_seconds"] == 1007.5
+    status.backlog(0, 0, None)
+    assert _seen(status, 5007.5)["lag_seconds"] == 1007.5
+    status.failures(0, None)
+    assert _seen(status, 5007.5)["lag_seconds"] == 0.0
+    assert _seen(status, 4999.0)["lag_seconds"] == 0.0, "a clock that was set back makes no negative lag"
+    status.faulty(EngineError("line gone", code="link"), 1, 9999.0)
+    assert _seen(status, 5007.5)["lag_seconds"] is None
+
+
+def test_sta_3_lag_is_unknown_during_a_first_crawl(tmp_path: Path) -> None:
+    """STA-3: what a first crawl will find is not known."""
+    status = _status(tmp_path)
+    status.initializing()
+    status.crawl("hybrid", 1.0, 5, None)
+    status.backlog(0, 0, None)
+    status.active()
+    found = _seen(status)
+    assert found["lag_seconds"] is None
+    assert found["verdict"] == "unknown"
+
+
+def test_err_4_faulty_says_why_and_when_again(tmp_path: Path) -> None:
+    """ERR-4: the cause, a hint, which try, and when the next; gone when it is active again, and counted."""
+    status = _status(tmp_path)
+    _live(status)
+    status.batch_begin(1, changelogs=1, entries=5, files=0)
+    status.faulty(EngineError("No space left on device", hint="make room", code="enospc", errno=28), 3, 77.0)
+    found = _seen(status, 70.0)
+    error = found["last_error"]
+    assert (error["errno"], error["attempt"], error["retry_at"], error["hint"]) == (28, 3, 77.0, "make room")
+    assert (found["status"], found["verdict"], found["entry"], found["batch"]) == ("Faulty", "critical", 0, None)
+    assert found["reasons"][0]["code"] == "enospc"
+    _live(status)
+    found = _seen(status)
+    assert (found["last_error"], found["status"], found["totals"]["restarts"]) == (None, "Active", 1)
+
+
+def test_safe_1_held(tmp_path: Path) -> None:
+    """SAFE-1: what is held, for whom to decide on; active again when it was answered."""
+    status = _status(tmp_path)
+    _live(status)
+    status.held(Hold("abc", "60 of 100 objects would be deleted", 60, 100, ("a", os.fsdecode(b"\xff")), 5.0))
+    found = _seen(status)
+    assert (found["status"], found["verdict"], found["held"]["id"]) == ("Held", "critical", "abc")
+    assert found["held"]["sample"] == ["a", "\\xff"]
+    status.active()
+    assert _seen(status)["status"] == "Held", "being connected does not answer for a person"
+    status.held(None)
+    status.active()
+    assert _seen(status)["status"] == "Active"
+
+
+def test_sta_2_a_checkpoint_with_failures_before_it(tmp_path: Path) -> None:
+    """STA-2: complete, but never good while what failed before it is in the ledger; over a restart too."""
+    ledger = Ledger(str(tmp_path / "failures.db"))
+    status = _status(tmp_path)
+    status.count_before = ledger.before
+    _live(status, mark=100)
+    status.set_checkpoint(200)
+    assert _seen(status)["checkpoint_completed"] is False
+    now = time.time()
+    ledger.add_many([Failure.of_object(bytes(16), b"lost", "DATA", 1, "no", now - 1)])
+    status.failures(ledger.size, ledger.oldest)
+    assert status.synced(Mark(200, 0))
+    assert not status.synced(Mark(201, 0)), "completed once"
+    ledger.add_many([Failure.of_object(b"\x01" * 16, b"later", "DATA", 1, "no", time.time() + 10)])
+    status.failures(ledger.size, ledger.oldest)
+    found = _seen(status)
+    assert (found["checkpoint_completed"], found["checkpoint_failures_before"]) == (True, 1)
+    assert "checkpoint" in [r["code"] for r in found["reasons"]]
+    again = _status(tmp_path)
+    again.count_before = ledger.before
+    again.failures(ledger.size, ledger.oldest)
+    assert _seen(again)["checkpoint_failures_before"] == 1
+    ledger.cleared([1])
+    again.failures(ledger.size, ledger.oldest)
+    assert _seen(again)["checkpoint_failures_before"] == 0
+    ledger.close()
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    found = _seen(_status(tmp_path, os.fsdecode(b"/srv/\xff")))
+    assert (found["brick"], found["brick_b64"]) == ("/srv/\\xff", "L3Nydi//")
+
+
+def test_sta_3_a_rate_is_over_a_moving_window() -> None:
+    """STA-3: what is older than the window no longer counts; an idle brick's rate is 0."""
+    rate = Rate()
+    for second in range(20):
+        rate.add(50, float(second))
+    assert rate.value(19.0) == pytest.approx(50, rel=0.15)
+    assert rate.value(19.0 + WINDOW + 1) == 0.0
+    many = Rate()
+    for n in range(100_000):
+        many.add(1, n / 100_000)
+    assert len(many._events) < 10, "a busy second takes no memory"
+
+
+_steps = st.lists(
+    st.one_of(
+        st.sampled_from(["initializing", "active", "paused", "stopped", "faulty", "batch_end", "hold", "release"]),
+        st.tuples(st.just("entries"), st.integers(0, 50)),
+        st.tuples(st.just("files"), st.integers(0, 50)),
+        st.tuples(st.just("begin"), st.integers(0, 50)),
+        st.tuples(st.just("phase"), st.sampled_from(["entry", "data", "meta", "commit"])),
+        st.tuples(st.just("crawl"), st.sampled_from(["hybrid", "history", "live"])),
+        st.tuples(st.just("backlog"), st.integers(0, 5)),
+        st.tuples(st.just("failures"), st.integers(0, 5)),
+        st.tuples(st.just("checkpoint"), st.none() | st.integers(1, 100)),
+        st.tuples(st.just("synced"), st.integers(0, 100)),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(_steps)
+def test_sta_1_valid_in_every_order_of_things(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
+    """STA-1: whatever happens in whatever order, the object fits the schema and no counter is below zero."""
+    status = _status(tmp_path_factory.mktemp("s"))
+    for step in steps:
+        _step(status, step)
+        found = _seen(status)
+        assert min(found["entry"], found["data"], found["meta"]) >= 0
+        if found["verdict"] == "ok":
+            assert found["reasons"] == []
+        else:
+            assert found["reasons"]
+
+
+def _step(status: BrickStatus, step: Any) -> None:
+    name, value = step if isinstance(step, tuple) else (step, None)
+    match name:
+        case "faulty":
+            status.faulty(EngineError("broken"), 1, time.time() + 5)
+        case "hold":
+            status.held(Hold("h", "many", 5, 6, (), 1.0))
+        case "release":
+            status.held(None)
+        case "batch_end":
+            status.batch_end(0.1)
+        case "entries":
+            status.entries_done(value)
+        case "files":
+            status.files_done(value, value * 100)
+        case "begin":
+            status.batch_begin(1, changelogs=1, entries=value, files=value, metas=value)
+        case "phase":
+            status.batch_phase(value)
+        case "crawl":
+            status.crawl(value, None, value and 1, None)
+        case "backlog":
+            status.backlog(value, value * 90, 5.0 if value else None)
+        case "failures":
+            status.failures(value, 7.0 if value else None)
+        case "checkpoint":
+            status.set_checkpoint(value)
+        case "synced":
+            status.synced(Mark(value, 0))
+        case _:
+            assert re.fullmatch("initializing|active|paused|stopped", name)
+            getattr(status, name)()
