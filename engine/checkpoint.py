@@ -29,26 +29,36 @@ class Checkpoint:
         return replace(self, completed=True, completion_time=now)
 
 
+_LAST = (1 << 32) - 1
+"""The last second a mark can hold (MRK-1)."""
+
+
 def parse_time(text: str | int | float, now: float) -> int | None:
     """`now`, unix seconds or ISO 8601 (local time where no zone is given) to unix seconds; `clear` is None.
 
-    Raises EngineError for anything else.
+    Raises EngineError for anything else, and for what no mark can reach.
     """
-    if isinstance(text, int | float):
-        return int(text)
-    word = text.strip()
-    if word == "clear":
-        return None
-    if word == "now":
-        return int(now)
-    try:
-        return int(float(word))
-    except ValueError:
-        pass
-    try:
-        return int(dt.datetime.fromisoformat(word).timestamp())
-    except (ValueError, OverflowError) as e:
+    if isinstance(text, str):
+        word = text.strip()
+        if word == "clear":
+            return None
+        found = now if word == "now" else _number(word)
+    else:
+        found = float(text)
+    if found is None or not 0 <= found <= _LAST:
         raise EngineError(
             f"checkpoint {text!r} is no time", hint="now, unix seconds, or ISO 8601 as in 2026-11-22T14:30",
             code="usage",
-        ) from e  # fmt: skip
+        )  # fmt: skip
+    return int(found)
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        pass
+    try:
+        return dt.datetime.fromisoformat(word).timestamp()
+    except (ValueError, OverflowError):
+        return None

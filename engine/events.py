@@ -9,7 +9,10 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from typing import Any
+
+from engine.names import escaped
 
 KEPT_EVENTS = 5000
 KEPT_LINES = 5000
@@ -51,41 +54,59 @@ class EventLog:
             return self._more.wait_for(lambda: self._seq > seq, timeout)
 
 
+class _File(logging.handlers.RotatingFileHandler):
+    """A rotating file that counts what it could not write, and prints nothing."""
+
+    lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging's own interface
+        """The disk is full, or the file is gone: the next line tries a fresh one."""
+        self.lost += 1
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            try:
+                stream.close()
+            except OSError:
+                pass  # counted above: it is the same bytes that could not be written
+
+
 class Log:
-    """The engine's log of one session: a rotating file, one line of text or JSON each, and the last lines in memory."""
+    """The engine's log of one session: a rotating file, one line of text or JSON each, and the last lines in memory.
+
+    Times are unix seconds in JSON, UTC in text. `listeners` are called with each line, in the thread that wrote it.
+    """
 
     def __init__(self, path: str, level: str = "INFO", as_json: bool = False) -> None:
         self._lines: deque[dict[str, Any]] = deque(maxlen=KEPT_LINES)
         self._lock = threading.Lock()
         self._number = 0
         self._json = as_json
-        self._handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
-        )
+        self._file = _File(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace")
         self.level = LEVELS.get(level.lower(), 20)
-        self.listeners: list[Any] = []
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written to the file (they are kept in memory for a while)."""
+        return self._file.lost
 
     def set_level(self, level: str) -> None:
         """Change what is written, live."""
         self.level = LEVELS.get(level.lower(), 20)
 
     def write(self, level: str, text: str, brick: str = "") -> None:
-        """One line; control characters are escaped."""
+        """One line, of a brick where it is about one; control characters are escaped."""
         if LEVELS.get(level, 20) < self.level:
             return
         now = time.time()
         with self._lock:
             self._number += 1
-            line = {"n": self._number, "time": now, "level": level, "brick": brick, "text": text}
+            line: dict[str, Any] = escaped(
+                {"n": self._number, "time": now, "level": level, "brick": brick, "text": text}
+            )
             self._lines.append(line)
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}"
-            shown = text.encode("utf-8", "backslashreplace").decode()
-            shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if c != "\n" else "\n    " for c in shown)
-            if self._json:
-                out = json.dumps({**line, "text": shown})
-            else:
-                out = f"{stamp} {level.upper():7} {brick + ': ' if brick else ''}{shown}"
-            self._handler.emit(logging.makeLogRecord({"msg": out, "levelno": 20}))
+            out = json.dumps(line, ensure_ascii=False) if self._json else line_text(line)
+            self._file.emit(logging.makeLogRecord({"msg": out, "levelno": 20}))
         for listener in list(self.listeners):
             listener(line)
 
@@ -95,10 +116,29 @@ class Log:
         with self._lock:
             found = [
                 line for line in self._lines
-                if line["n"] > since and LEVELS[line["level"]] >= lowest and (not brick or line["brick"] == brick)
+                if line["n"] > since and LEVELS.get(line["level"], 20) >= lowest
+                and (not brick or line["brick"] == brick)
             ]  # fmt: skip
-        return found[-limit:]
+        return found[-limit:] if limit > 0 else []
 
     def close(self) -> None:
         """Close the file."""
-        self._handler.close()
+        self._file.close()
+
+
+def line_text(line: dict[str, Any]) -> str:
+    """A line of the log as text: time (UTC), level, brick, words. Only line ends of its own can break it."""
+    now = line["time"]
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+    brick = f"{line['brick']}: " if line["brick"] else ""
+    words = "".join(_shown(c) for c in f"{brick}{line['text']}")
+    return f"{stamp} {line['level'].upper():7} {words}"
+
+
+def _shown(char: str) -> str:
+    if char == "\n":
+        return "\n    "
+    if char.isprintable():
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
