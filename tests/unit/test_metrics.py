@@ -18,7 +18,11 @@ from engine.status import BrickStatus, Who
 from engine.verdict import Thresholds, session_verdict
 from georep_tui.metrics import MetricsServer, parse_address
 
-Samples = dict[tuple[str, tuple[str, ...]], float]
+class Samples(dict[tuple[str, frozenset[str]], float]):
+    """Values by metric and the values of its labels, in any order."""
+
+    def of(self, name: str, *labels: str) -> float | None:
+        return self.get((name, frozenset(labels)))
 
 
 def _document(*bricks: BrickStatus) -> dict[str, Any]:
@@ -49,22 +53,21 @@ def ask(brick: BrickStatus) -> Iterator[Ask]:
         def samples() -> Samples:
             with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:
                 text = answer.read().decode()
-            return {
-                (s.name, tuple(s.labels.values())): s.value
+            return Samples(
+                ((s.name, frozenset(s.labels.values())), s.value)
                 for family in text_string_to_metric_families(text) for s in family.samples
-            }  # fmt: skip
+            )  # fmt: skip
 
         yield samples
 
 
 def test_what_is_unknown_has_no_sample(ask: Ask) -> None:
-    found = ask()
-    brick = ("web", "m1", "/srv/\\xff")
-    assert ("georep_brick_lag_seconds", brick) not in found
-    assert ("georep_brick_last_synced_timestamp_seconds", brick) not in found
-    assert found["georep_brick_status", (*brick, "Created")] == 1
-    assert found["georep_session_verdict", ("web", "unknown")] == 1
-    assert found["georep_engine_info", ("m1", "0.1.0")] == 1
+    found, brick = ask(), ("web", "m1", "/srv/\\xff")
+    assert found.of("georep_brick_lag_seconds", *brick) is None
+    assert found.of("georep_brick_last_synced_timestamp_seconds", *brick) is None
+    assert found.of("georep_brick_status", *brick, "Created") == 1
+    assert found.of("georep_session_verdict", "web", "unknown") == 1
+    assert found.of("georep_engine_info", "m1", "0.1.0") == 1
 
 
 def test_each_answer_is_of_now(ask: Ask, brick: BrickStatus) -> None:
@@ -76,14 +79,14 @@ def test_each_answer_is_of_now(ask: Ask, brick: BrickStatus) -> None:
     brick.entries_done(5)
     brick.batch_begin(1, changelogs=1, entries=7, files=2, metas=1)
     found = ask()
-    assert found["georep_brick_status", (*labels, "Active")] == 1
-    assert found["georep_brick_status", (*labels, "Created")] == 0
-    assert found["georep_brick_last_synced_timestamp_seconds", labels] == 1_795_325_087
-    assert found["georep_brick_backlog_changelogs", labels] == 3
-    assert found["georep_brick_entries_total", labels] == 5
-    assert [found["georep_brick_pending", (*labels, k)] for k in ("entry", "data", "meta")] == [7, 2, 1]
+    assert found.of("georep_brick_status", *labels, "Active") == 1
+    assert found.of("georep_brick_status", *labels, "Created") == 0
+    assert found.of("georep_brick_last_synced_timestamp_seconds", *labels) == 1_795_325_087
+    assert found.of("georep_brick_backlog_changelogs", *labels) == 3
+    assert found.of("georep_brick_entries_total", *labels) == 5
+    assert [found.of("georep_brick_pending", *labels, k) for k in ("entry", "data", "meta")] == [7, 2, 1]
     brick.backlog(0, 0, None)
-    assert ask()["georep_brick_lag_seconds", labels] == 0
+    assert ask().of("georep_brick_lag_seconds", *labels) == 0
 
 
 @pytest.mark.parametrize("text", ["", "9560", ":9560", "host", "host:", "host:port", "host:70000", "host:-1", "h:²"])
