@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,8 +26,9 @@ class Dirty:
     """What has to be looked at when a slice closes.
 
     `slots` are (gfid of the directory, raw name) with flags; `objects` are gfids with flags; `handles` are the file
-    handles of objects and directories as events named them. `overflow`: events were lost, a hybrid crawl must look
-    everywhere. `first_time` is the unix time of the oldest event. `root_lost`: the root was moved, deleted, unmounted.
+    handles of objects and directories as events named them (fanotify only). `overflow`: events were lost, a hybrid
+    crawl must look everywhere. `first_time` is the unix time at which the oldest event was read. `root_lost`: the
+    root was moved, deleted or unmounted.
     """
 
     slots: dict[tuple[Gfid, bytes], int] = field(default_factory=dict)
@@ -41,28 +43,28 @@ class Dirty:
 
 
 class Fold:
-    """Collects dirty things from one thread and hands them to another."""
+    """Collects dirty things from one thread and hands them to another.
+
+    Whoever adds holds `lock`, adds to `dirty` and calls `end`. `wake` is set by the first event after a `take`.
+    """
 
     def __init__(self, most: int = MAX_DIRTY) -> None:
         self.lock = threading.Lock()
         self.wake = threading.Event()
         self.most = most
-        self._dirty = Dirty()
+        self.dirty = Dirty()
 
     @property
     def first_time(self) -> float | None:
-        """Unix time of the oldest event not taken yet."""
-        return self._dirty.first_time
-
-    def begin(self) -> Dirty:
-        """The running set; call with the lock held, and `end` when done."""
-        return self._dirty
+        """Unix time at which the oldest event not taken yet was read."""
+        return self.dirty.first_time
 
     def end(self) -> None:
         """After adding: keep the bounds, wake who waits."""
-        dirty = self._dirty
-        if len(dirty) > self.most:
-            self._dirty = dirty = Dirty(overflow=True, root_lost=dirty.root_lost, first_time=dirty.first_time)
+        dirty = self.dirty
+        if dirty.overflow or len(dirty) > self.most:
+            # what is known makes no difference any more: everything is looked at
+            self.dirty = dirty = Dirty(overflow=True, root_lost=dirty.root_lost, first_time=dirty.first_time)
         if dirty.first_time is None and (len(dirty) or dirty.overflow or dirty.root_lost):
             dirty.first_time = time.time()
             self.wake.set()
@@ -70,24 +72,52 @@ class Fold:
     def take(self) -> Dirty:
         """What has been collected; a new set begins."""
         with self.lock:
-            out, self._dirty = self._dirty, Dirty()
+            out, self.dirty = self.dirty, Dirty()
             self.wake.clear()
         return out
 
 
 class Source(Protocol):
-    """Where dirty slots come from: fanotify, inotify, or nothing but the clock (`periodic`)."""
+    """Where dirty slots come from: fanotify, inotify, or nothing but the clock (`periodic`).
+
+    One thread settles, takes, watches and ignores: the recorder's. `wake` is set by the first event after a take.
+    """
 
     name: str
     periodic: bool
     wake: threading.Event
 
     @property
-    def first_time(self) -> float | None: ...
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def settle(self) -> None: ...
-    def take(self) -> Dirty: ...
-    def watch_directory(self, gfid: Gfid, fd: int) -> None: ...
-    def watch_object(self, gfid: Gfid, fd: int) -> None: ...
-    def forget_directory(self, gfid: Gfid) -> None: ...
+    def first_time(self) -> float | None:
+        """Unix time at which the oldest event not taken yet was read."""
+
+    def start(self) -> None:
+        """Begin to read. Events count from the making of the source on, not from here."""
+
+    def stop(self) -> None:
+        """End the reading, join its thread, release what the kernel holds."""
+
+    def settle(self) -> None:
+        """Fold all that the kernel has queued now (MRK-9). Raises OSError."""
+
+    def take(self) -> Dirty:
+        """What is dirty since the last take; a new set begins, atomically."""
+
+    def watch_directory(self, gfid: Gfid, fd: int) -> None:
+        """Before a directory (`fd` is open on it) is listed: from here on its events are seen.
+
+        Raises WatchLimit, OSError.
+        """
+
+    def watch_object(self, gfid: Gfid, fd: int) -> None:
+        """Watch a file for itself: it may be written through a name outside the tree. Raises WatchLimit, OSError."""
+
+    def forget_directory(self, gfid: Gfid) -> None:
+        """A directory (or a file that was watched for itself) is no longer of the tree."""
+
+    def ignore(self, gfids: Iterable[Gfid]) -> None:
+        """Directories on the tree's filesystem that are certainly not in it: their events are dropped.
+
+        A directory made in one of them is ignored too; `watch_directory` takes it back. No object there may have
+        another name in the tree.
+        """

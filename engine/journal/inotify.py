@@ -2,117 +2,159 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
+import select
 import struct
+import time
 
 from engine.journal.dirty import DATA, ENTRY, META, Dirty, Fold, WatchLimit
 from engine.journal.reading import QueueSource
 from engine.model import ROOT, Gfid
+from engine.volume.handles import inotify_add_watch, inotify_init, inotify_rm_watch
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_EVENT = struct.Struct("iIII")
 MODIFY, ATTRIB, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x2, 0x4, 0x40, 0x80, 0x100, 0x200
-DELETE_SELF, MOVE_SELF, UNMOUNT, Q_OVERFLOW, IGNORED, ISDIR = 0x400, 0x800, 0x2000, 0x4000, 0x8000, 0x40000000
-ONLYDIR, DONT_FOLLOW = 0x1000000, 0x2000000
+DELETE_SELF, MOVE_SELF, UNMOUNT, Q_OVERFLOW, IGNORED = 0x400, 0x800, 0x2000, 0x4000, 0x8000
+ONLYDIR = 0x1000000
 _ENTRIES = CREATE | DELETE | MOVED_FROM | MOVED_TO
 _DIRECTORY = MODIFY | ATTRIB | _ENTRIES | DELETE_SELF | MOVE_SELF | ONLYDIR
 _OBJECT = MODIFY | ATTRIB
+# a file's times alone (touch -m) come as MODIFY, too
+_FLAGS = {MODIFY: DATA | META, ATTRIB: META, MOVED_FROM: ENTRY, MOVED_TO: ENTRY, CREATE: ENTRY, DELETE: ENTRY}
+_KIND = 0xFFFF
+_unpack = struct.Struct("=iIII").unpack_from
+_LIMITS = "/proc/sys/fs/inotify/"
+_PAIR = 0.01
+"""Seconds the second half of a rename may be behind the first: two CPUs queue their events in turn."""
 
 
 class Inotify(QueueSource):
-    """See Source. Directories are watched by descriptor, so that long paths and renames do no harm."""
+    """See Source. Directories are watched by descriptor, so that long paths and renames do no harm.
+
+    Slots carry what was written through a name. What inotify cannot report: that a file got a name outside the tree,
+    and writes through that name before `watch_object` (CRW-9 finds them).
+    """
 
     name = "inotify"
+    pause = 0.002
+    """Seconds; the queue is short (fs.inotify.max_queued_events, 16,384)."""
 
     def __init__(self, label: str, fold: Fold | None = None) -> None:
-        fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if fd < 0:
-            number = ctypes.get_errno()
-            raise WatchLimit(f"inotify: {os.strerror(number)}", code="watch-limit", errno=number,
-                             hint="raise fs.inotify.max_user_instances")  # fmt: skip
+        try:
+            fd = inotify_init()
+        except OSError as e:
+            raise _limit(e, "instances", "max_user_instances") from e
         super().__init__(fd, fold or Fold(), label)
-        self._dirs: dict[int, Gfid] = {}
+        self._gfids: dict[int, Gfid] = {}
         self._wds: dict[Gfid, int] = {}
-        self._objects: dict[int, Gfid] = {}
+        self._halves: dict[int, float] = {}
+        """Renames of which only the first half has come: cookie, and monotonic time."""
 
     def watch_directory(self, gfid: Gfid, fd: int) -> None:
-        """Watch a directory by a descriptor of it. Raises WatchLimit, OSError."""
-        wd = self._add(fd, _DIRECTORY)
-        with self.fold.lock:
-            self._dirs[wd] = gfid
-            self._wds[gfid] = wd
+        """See Source."""
+        self._add(gfid, fd, _DIRECTORY)
 
     def watch_object(self, gfid: Gfid, fd: int) -> None:
-        """Watch a file that has names outside the tree, or may get them. Raises WatchLimit, OSError."""
-        wd = self._add(fd, _OBJECT)
-        with self.fold.lock:
-            self._objects[wd] = gfid
+        """See Source."""
+        if gfid not in self._wds:
+            self._add(gfid, fd, _OBJECT)
 
     def forget_directory(self, gfid: Gfid) -> None:
-        """Take the watch away."""
+        """See Source."""
+        self._wanted = True
         with self.fold.lock:
+            self._wanted = False
             wd = self._wds.pop(gfid, None)
-            if wd is not None:
-                self._dirs.pop(wd, None)
-        if wd is not None:
-            _libc.inotify_rm_watch(self.fd, wd)
+            if wd is None:
+                return
+            del self._gfids[wd]
+            try:
+                inotify_rm_watch(self.fd, wd)
+            except OSError as e:
+                if e.errno != errno.EINVAL:  # it went with its directory
+                    raise
 
-    def _add(self, fd: int, mask: int) -> int:
-        wd = _libc.inotify_add_watch(self.fd, f"/proc/self/fd/{fd}".encode(), mask)
-        if wd >= 0:
-            return int(wd)
-        number = ctypes.get_errno()
-        if number == errno.ENOSPC:
-            with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as f:
-                most = f.read().strip()
-            raise WatchLimit(
-                f"inotify: no more watches (fs.inotify.max_user_watches is {most}, {len(self._wds)} are in use here)",
-                code="watch-limit", errno=number, hint="sysctl fs.inotify.max_user_watches=… (or run as root)",
-            )  # fmt: skip
-        raise OSError(number, os.strerror(number))
+    def _add(self, gfid: Gfid, fd: int, mask: int) -> None:
+        path = b"/proc/self/fd/%d" % fd
+        self._wanted = True
+        with self.fold.lock:  # no event of it may be folded before it is known whose it is
+            self._wanted = False
+            try:
+                wd = inotify_add_watch(self.fd, path, mask)
+            except OSError as e:
+                if e.errno != errno.ENOSPC:
+                    raise
+                raise _limit(e, f"watches ({len(self._wds)} are in use here)", "max_user_watches") from e
+            self._gfids[wd] = gfid
+            self._wds[gfid] = wd
 
-    def fold_events(self, events: memoryview, dirty: Dirty) -> None:
+    def settle(self) -> None:
+        """See Source. Of a rename, the second half is waited for, up to 10 ms: it may be a move out of the tree."""
+        super().settle()
+        while self._halves:
+            left = max(self._halves.values()) + _PAIR - time.monotonic()
+            if left <= 0:
+                break
+            poll = select.poll()
+            poll.register(self.fd, select.POLLIN)
+            if poll.poll(left * 1000):
+                super().settle()
+        self._halves = {}
+
+    def fold_events(self, events: bytes, dirty: Dirty) -> int:
         """See QueueSource."""
         at, end = 0, len(events)
-        slots, objects = dirty.slots, dirty.objects
+        slots, gfids = dirty.slots, self._gfids
         while at < end:
-            wd, mask, _, length = _EVENT.unpack_from(events, at)
+            wd, mask, cookie, length = _unpack(events, at)
             at += 16
-            name = bytes(events[at : at + length]).rstrip(b"\0") if length else b""
+            if not length:
+                self._fold_self(wd, mask, dirty)
+                continue
+            name = events[at : at + length].rstrip(b"\0")
             at += length
-            if mask & Q_OVERFLOW:
-                dirty.overflow = True
-                continue
-            gfid = self._dirs.get(wd)
+            gfid = gfids.get(wd)
             if gfid is None:
-                gfid = self._objects.get(wd)
-                if gfid is not None:
-                    if mask & IGNORED:
-                        del self._objects[wd]
-                    else:
-                        objects[gfid] = objects.get(gfid, 0) | (DATA | META if mask & MODIFY else META)
-                continue
-            if mask & (IGNORED | UNMOUNT):
-                if gfid == ROOT:
-                    dirty.root_lost = True
-                del self._dirs[wd]
-                if self._wds.get(gfid) == wd:
-                    del self._wds[gfid]
-                continue
-            if mask & (MOVE_SELF | DELETE_SELF):
-                if gfid == ROOT:
-                    dirty.root_lost = True
-                continue
-            if not name:
-                if mask & ATTRIB:
-                    objects[gfid] = objects.get(gfid, 0) | META
-                continue
+                continue  # forgotten, with this still in the queue
             key = (gfid, name)
-            flags = ENTRY if mask & _ENTRIES else 0
-            if mask & MODIFY:
-                flags |= DATA | META
-            if mask & ATTRIB:
-                flags |= META
-            slots[key] = slots.get(key, 0) | flags
+            slots[key] = slots.get(key, 0) | _FLAGS.get(mask & _KIND, ENTRY)
+            if cookie:
+                if mask & MOVED_FROM:
+                    if len(self._halves) > 1000:
+                        self._halves.clear()  # long since moved out of the tree
+                    self._halves[cookie] = time.monotonic()
+                else:
+                    self._halves.pop(cookie, None)
+        return end
+
+    def _fold_self(self, wd: int, mask: int, dirty: Dirty) -> None:
+        """An event of a watched directory or object itself, or of the queue."""
+        if mask & Q_OVERFLOW:
+            dirty.overflow = True
+            return
+        gfid = self._gfids.get(wd)
+        if gfid is None:
+            return
+        if (gfid == ROOT and mask & (MOVE_SELF | DELETE_SELF | IGNORED)) or mask & UNMOUNT:
+            dirty.root_lost = True
+        if mask & IGNORED:
+            del self._gfids[wd]
+            if self._wds.get(gfid) == wd:
+                del self._wds[gfid]
+        flags = _FLAGS.get(mask & (MODIFY | ATTRIB), 0)
+        if flags:
+            dirty.objects[gfid] = dirty.objects.get(gfid, 0) | flags
+
+
+def _limit(error: OSError, what: str, name: str) -> WatchLimit | OSError:
+    """An error of inotify's that a limit explains, with the limit's value; else the error itself."""
+    if error.errno not in (errno.ENOSPC, errno.EMFILE):
+        return error
+    try:
+        with open(_LIMITS + name, encoding="ascii") as f:
+            value = f.read().strip()
+    except OSError:
+        value = "?"
+    return WatchLimit(
+        f"inotify: no more {what}: fs.inotify.{name} is {value}",
+        code="watch-limit", errno=error.errno, hint=f"raise fs.inotify.{name} (sysctl), or run as root for fanotify",
+    )  # fmt: skip

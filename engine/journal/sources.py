@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from engine.journal.dirty import Dirty, Fold, Source
+from engine.journal.dirty import Dirty, Source, WatchLimit
 from engine.journal.fanotify import Fanotify, FanotifyUnavailable
 from engine.journal.inotify import Inotify
 from engine.model import EngineError, Gfid
+from engine.volume.handles import filesystem_type
+
+_SHARED = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse", "9p", "ceph", "afs", "lustre", "gpfs", "gfs2", "ocfs2", "coda",
+    "orangefs", "glusterfs", "beegfs", "vboxsf",
+    "virtiofs",
+}  # fmt: skip
+"""Filesystems that others may change too: the kernel here reports only what is done here."""
 
 
 class Scan:
@@ -45,19 +53,49 @@ class Scan:
     def forget_directory(self, gfid: Gfid) -> None:
         """Not needed."""
 
+    def ignore(self, gfids: Iterable[Gfid]) -> None:
+        """Not needed."""
+
 
 def open_source(kind: str, root: bytes, brick_id: bytes, log: Callable[[str, str], None]) -> Source:
-    """The best source there is (`auto`), or the one that is asked for. Raises EngineError when that can't be had."""
+    """The best source there is (`auto`), or the one that is asked for; why it is a lesser one goes to `log`.
+
+    Raises EngineError when the one that is asked for can't be had.
+    """
+    if kind == "scan":
+        return Scan()
+    if kind == "auto":
+        shared = _shared_filesystem(root)
+        if shared:
+            log("warning", f"{shared}: others may change it without an event here; the tree is scanned")
+            return Scan()
     if kind in ("auto", "fanotify"):
         try:
-            return Fanotify(root, brick_id, Fold())
+            return Fanotify(root, brick_id)
         except FanotifyUnavailable as e:
             if kind == "fanotify":
                 raise EngineError(
-                    f"recorder = fanotify: {e}", code="fanotify", hint="run as root on Linux 5.17, or recorder = inotify"
-                ) from e
-            if os.geteuid() == 0:
-                log("warning", f"{e}: recording with inotify")
-    if kind in ("auto", "inotify"):
-        return Inotify(os.fsdecode(root), Fold())
-    return Scan()
+                    f"recorder = fanotify: {e}", code="fanotify",
+                    hint="run as root on Linux 5.17 or later, or set recorder to inotify",
+                ) from e  # fmt: skip
+            # for an ordinary user that is no news
+            log("warning" if os.geteuid() == 0 else "info", f"{e}: recording with inotify")
+    try:
+        return Inotify(os.fsdecode(root))
+    except (WatchLimit, OSError) as e:
+        if kind == "auto":
+            log("warning", f"{e}: the tree is scanned")
+            return Scan()
+        if isinstance(e, EngineError):
+            raise
+        raise EngineError(f"recorder = inotify: {e}", code="inotify", hint="set recorder to scan") from e
+
+
+def _shared_filesystem(root: bytes) -> str:
+    """The type of a filesystem that others may change as well, else ""."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        kind = filesystem_type(fd)
+    finally:
+        os.close(fd)
+    return kind if kind.partition(".")[0] in _SHARED else ""

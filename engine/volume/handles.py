@@ -81,6 +81,7 @@ class _Room(threading.local):
 
 
 _room = _Room()
+_FUSE = ("fuse", "fuseblk", "virtiofs")
 _lasting: dict[int, bool] = {}
 """Mount ids seen: do the handles there last? Those of FUSE change whenever the kernel forgets an inode."""
 
@@ -97,7 +98,7 @@ def name_to_handle(dir_fd: int, name: bytes) -> bytes:
     if _to_handle is not None and not _to_handle(dir_fd, name, buffer_at, mount_at, 0 if name else _AT_EMPTY_PATH):
         lasting = _lasting.get(mount.value)
         if lasting is None:
-            lasting = _lasting[mount.value] = _mount_type(mount.value).partition(".")[0] not in ("fuse", "fuseblk")
+            lasting = _lasting[mount.value] = _mount_type(mount.value).partition(".")[0] not in _FUSE
         if lasting:
             found: bytes = buffer[4 : 8 + head[0]]
             return found
@@ -278,10 +279,12 @@ def _identify(fd: int) -> tuple[int, bytes]:
 
 
 def _lasting_fsid(fd: int, fsid: int) -> str:
-    """The filesystem's id; XFS, whose own is a device number that changes as disks are found, gives its UUID."""
+    """The filesystem's id where it outlasts a reboot, else ""; of XFS, whose id is the device's number, the UUID."""
+    if fsid not in (0, os.fstat(fd).st_dev):
+        return f"{fsid:x}"
     geometry = bytearray(112)
     try:
         fcntl.ioctl(fd, _XFS_GEOMETRY, geometry)
     except OSError:
-        return f"{fsid:x}"
+        return ""
     return "xfs-" + geometry[_XFS_UUID].hex()
