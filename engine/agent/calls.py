@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
+import hashlib
 import os
 import sys
 import time
@@ -151,12 +152,9 @@ class Calls:
 
     def _adopt_begin(self, params: Params) -> Result:
         holding = self.need().holding
-        if params.get("clear", True):
-            holding.index.clear()
-            holding.tree.dirs.clear()
-            holding.recovering = False
         checksum = params.get("adopt", "metadata") == "checksum"
-        holding.set_mode(Mode(bool(params.get("replace")), checksum, False))
+        mode = Mode(bool(params.get("replace")), checksum, False)
+        holding.begin_adoption(mode, bool(params.get("clear", True)))
         return {}
 
     def _adopt_end(self, _: Params) -> Result:
@@ -221,6 +219,9 @@ class Calls:
         wanted = params["gfids"]
         if len(wanted) > MAX_DIGESTS:
             raise CallError(f"{len(wanted)} files in one digest; at most {MAX_DIGESTS}", "bad-request", "", errno.E2BIG)
+        algorithm = str(params.get("algo") or "sha256")
+        if algorithm not in hashlib.algorithms_guaranteed or algorithm.startswith("shake"):
+            raise CallError(f"digest {algorithm!r} is not known", "bad-request", "", errno.EINVAL)
         files: list[tuple[str, int]] = []
         failed: dict[str, Any] = {}
         for text in wanted:
@@ -231,7 +232,7 @@ class Calls:
                 failed[text] = {"digest": None, "errno": e.errno, "text": e.text}
             except OSError as e:
                 failed[text] = {"digest": None, "errno": e.errno, "text": os.strerror(e.errno or errno.EIO)}
-        self._hashing.digests(ident, files, failed, str(params.get("algo") or "sha256"))
+        self._hashing.digests(ident, files, failed, algorithm)
         return None
 
     # --- repair

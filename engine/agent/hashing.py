@@ -24,7 +24,7 @@ class Hashing:
     def __init__(self, send: Send, send_json: Callable[[int, dict[str, Any]], None]) -> None:
         self._send = send
         self._send_json = send_json
-        self._queue: queue.SimpleQueue[Optional[Callable[[], None]]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Optional[tuple[int, Callable[[], None]]]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._open: set[int] = set()
         self._thread = threading.Thread(target=self._run, name="agent-hashing", daemon=True)
@@ -33,12 +33,12 @@ class Hashing:
     def sums(self, ident: int, fd: int, request: wire.SumsRequest) -> None:
         """Answer SUMS; the descriptor is closed here."""
         self._open.add(fd)
-        self._queue.put(lambda: self._sums(ident, fd, request))
+        self._queue.put((ident, lambda: self._sums(ident, fd, request)))
 
     def digests(self, ident: int, files: list[tuple[str, int]], failed: dict[str, Any], algorithm: str) -> None:
         """Answer the call `digest`: hex gfids with descriptors, which are closed here."""
         self._open.update(fd for _, fd in files)
-        self._queue.put(lambda: self._digests(ident, files, failed, algorithm))
+        self._queue.put((ident, lambda: self._digests(ident, files, failed, algorithm)))
 
     def close(self) -> None:
         """Stop after the block in hand."""
@@ -51,13 +51,16 @@ class Hashing:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            job = self._queue.get()
-            if job is None:
+            taken = self._queue.get()
+            if taken is None:
                 return
+            ident, job = taken
             try:
                 job()
             except BrokenPipeError:
                 return  # nobody listens any more; the main thread sees the end of input
+            except Exception as e:  # noqa: BLE001 - an answer is due, and the next job has done nothing wrong
+                self._send(Kind.ERROR, ident, wire.encode_error(0, f"{type(e).__name__}: {e}"))
 
     def _done(self, fd: int) -> None:
         self._open.discard(fd)

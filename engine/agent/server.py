@@ -98,8 +98,9 @@ class _Server:
         except wire.WireError as e:
             self._error(frame, errno.EBADMSG, str(e))
         except sqlite3.Error as e:
-            if "malformed" in str(e) or "not a database" in str(e):
-                self._calls.need().holding.damaged()
+            held = self._calls.held
+            if held is not None and ("malformed" in str(e) or "not a database" in str(e)):
+                held.holding.damaged()
             self._error(frame, sqlite_errno(e), f"the index: {e}")
         except BrokenPipeError:
             raise

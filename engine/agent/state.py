@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import sqlite3
 import stat as _stat
 import threading
 import time
@@ -287,13 +288,16 @@ class Holding:
         self.index_lost = not fresh and (not there or self.copied or self._exists("index.damaged"))
         if there and not self.index_lost:
             try:
-                return PendingIndex(path)
-            except IndexError_:
+                index = PendingIndex(path)
+                index.count()  # reads a good part of it
+                return index
+            except (IndexError_, sqlite3.DatabaseError):
                 self.index_lost = True
         for name in ("index.db", "index.db-wal", "index.db-shm"):
             if self._exists(name):
                 os.rename(name, "lost." + name, src_dir_fd=self.state_fd, dst_dir_fd=self.state_fd)
-        self._remove("index.damaged")
+        if self.index_lost:
+            self.damaged()  # told again at every start until the primary begins to compare anew
         return PendingIndex(path)
 
     def _exists(self, name: str) -> bool:
@@ -342,6 +346,15 @@ class Holding:
     def damaged(self) -> None:
         """The index turned out to be damaged: the next start begins a new one."""
         self._touch("index.damaged")
+
+    def begin_adoption(self, mode: Mode, clear: bool) -> None:
+        """Compare anew with the primary; `clear` forgets all rows, which also answers a lost index (MRK-7)."""
+        if clear:
+            self.index.clear()
+            self.tree.dirs.clear()
+            self.recovering = False
+            self._remove("index.damaged")
+        self.set_mode(mode)
 
     # --- commit
 

@@ -96,8 +96,7 @@ def test_sec_1_unlink_and_rmdir_of_what_is_absent_succeed(side: Local) -> None:
     side.ok(unlink(A, ROOT, b"a"), rmdir(B, ROOT, b"b"), unlink(A, C, b"parent is absent too"))
 
 
-@pytest.mark.parametrize("op", [unlink, rmdir])
-def test_sec_2_unlink_of_a_name_that_another_gfid_holds(side: Local, op: object) -> None:
+def test_sec_2_unlink_of_a_name_that_another_gfid_holds(side: Local) -> None:
     side.ok(create(A, ROOT, b"a", b"x"), mkdir(C, ROOT, b"c"))
     assert side.fails(unlink(B, ROOT, b"a"), errno.EEXIST, "occupied") == A
     assert side.fails(rmdir(B, ROOT, b"c"), errno.EEXIST, "occupied") == C
