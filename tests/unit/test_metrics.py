@@ -18,6 +18,7 @@ from engine.status import BrickStatus, Who
 from engine.verdict import Thresholds, session_verdict
 from georep_tui.metrics import MetricsServer, parse_address
 
+
 class Samples(dict[tuple[str, frozenset[str]], float]):
     """Values by metric and the values of its labels, in any order."""
 
