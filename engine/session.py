@@ -63,7 +63,8 @@ class Session:
         self.log = Log(os.path.join(state, "engine.log"), options.log_level, log_json)
         self.bandwidth = Bandwidth(options.bandwidth_limit)
         self.finished = threading.Event()
-        self.failed = False
+        self.fatal: EngineError | None = None
+        """What ended the run before it began: wrong address, no access, another's secondary."""
         self._boot = self.events.boot_id
         where = spec.secondary
         self.facts = SessionFacts(self.id, spec.name, spec.kind, self._primary_text(), where.text)
@@ -147,7 +148,7 @@ class Session:
             self.events.publish(what, session=self.name, brick=ident, **fields)
 
         worker = Worker(
-            seat, primary, lambda: self.config.options, status, ledger, self.bandwidth, log, event, self._idle
+            seat, primary, lambda: self.config.options, status, ledger, self.bandwidth, log, event, self._idle, self._fatal
         )  # fmt: skip
         worker.pause(status.paused_by is not None)
         return Brick(ident, name, path, state, status, ledger, primary, worker)
@@ -169,6 +170,11 @@ class Session:
         if all(b.worker.caught_up for b in self.bricks):
             self.finished.set()
 
+    def _fatal(self, error: EngineError) -> None:
+        """A fault at the first try that only a person can mend: the run ends with it."""
+        self.fatal = self.fatal or error
+        self.finished.set()
+
     def wait_finished(self, timeout: float | None = None) -> bool:
         """Wait until `--once` is done or `stop` was called; False after `timeout` seconds."""
         return self.finished.wait(timeout)
@@ -177,7 +183,7 @@ class Session:
     def exit_code(self) -> int:
         """0 done; 1 something did not sync or is held."""
         bad = any(b.ledger.size or b.worker.held() is not None for b in self.bricks)
-        return 1 if bad or self.failed else 0
+        return 2 if self.fatal is not None else 1 if bad else 0
 
     def stop(self) -> None:
         """End all workers cleanly, join their threads, release the state directory. May be called twice."""

@@ -25,8 +25,14 @@ from engine.transfer.base import Transfer
 from engine.transfer.limit import Bandwidth
 from engine.transfer.stream import Stream
 from engine.verify import differing
-from engine.volume.primary import TreeOptions, TreePrimary
+from engine.volume.primary import TreePrimary
 from engine.volume.tree import TreeView
+
+FATAL = frozenset((
+    "host-key-changed", "host-key-unknown", "ssh-denied", "ssh-resolve", "no-python", "python-old", "other-session",
+    "other-protocol", "other-filesystem", "missing", "primary-unreachable", "primary-changed", "state-damaged", "fanotify", "locked",
+))  # fmt: skip
+"""Faults that, at the very first try of a run, are for the person who started it, not for patience."""
 
 BACKOFF_FIRST, BACKOFF_MOST, STEADY = 1.0, 60.0, 60.0
 """Seconds: first pause after a fault, the longest, and how long a worker must be up for the first to hold again."""
@@ -74,6 +80,7 @@ class Worker:
         log: Callable[[str, str], None],
         event: Callable[[str, dict[str, Any]], None],
         on_idle: Callable[[], None],
+        on_fatal: Callable[[EngineError], None],
     ) -> None:
         self.seat = seat
         self.primary = primary
@@ -84,6 +91,8 @@ class Worker:
         self.log = log
         self.event = event
         self.on_idle = on_idle
+        self.on_fatal = on_fatal
+        self.ever_connected = False
         first = options()
         self.guard = DeleteGuard(first.delete_guard_share, first.delete_guard_window, first.delete_guard_minimum)
         self.stopping = threading.Event()
@@ -101,6 +110,8 @@ class Worker:
         self._forced: str | None = None
         self._checkpoint_flush = False
         self.decisions: list[Decision] = []
+        self.dry: dict[str, int] | None = None
+        """What a dry run counted."""
         self._jobs: list[_Job] = []
         self.thread = threading.Thread(target=self._run, name=f"worker {seat.primary_text}", daemon=True)
 
@@ -208,6 +219,11 @@ class Worker:
                 except Exception as e:  # noqa: BLE001 - a worker's last word: shown as the cause of Faulty
                     error = EngineError(f"internal error: {type(e).__name__}: {e}", code="internal")
                     self.log("error", _trace(e))
+                if not self.ever_connected and error.code in FATAL:
+                    self.status.faulty(error, attempt=1, retry_at=time.time())
+                    self.on_fatal(error)
+                    return
+                self.ever_connected = True
                 if time.monotonic() - began > STEADY:
                     pause, attempt = BACKOFF_FIRST, 0
                 attempt += 1
@@ -234,7 +250,11 @@ class Worker:
         self.link = link
         view: TreeView | None = None
         try:
+            if self.seat.dry_run:
+                self._dry_run(hello)
+                return
             self._register(link, hello)
+            self.ever_connected = True
             view = self.primary.view()
             batch = _Batches(self, link, view)
             batch.recover_limbo()
@@ -246,6 +266,25 @@ class Worker:
                 view.close()
                 view.index.close()
                 os.close(view.root_fd)
+
+    def _dry_run(self, hello: dict[str, Any]) -> None:
+        """Count what a start would do, changing nothing on either side (SAFE-2)."""
+        self._check_owner(hello)
+        self.dry = self.primary.would_do(self.options())
+        self.caught_up = True
+        self.on_idle()
+
+    def _check_owner(self, hello: dict[str, Any]) -> bool:
+        """Is the secondary ours? Raises EngineError when it is another's and is not to be taken over (SAFE-5)."""
+        theirs = hello.get("session")
+        ours = theirs == self.seat.session and hello.get("brick") == self.seat.brick
+        if theirs is not None and not ours and not self.seat.adopt:
+            where = os.fsdecode(self.seat.root)
+            raise EngineError(
+                f"{where} belongs to another session (primary {hello.get('primary') or '?'}, id {theirs})",
+                code="other-session", hint="choose another secondary, or take it over with --adopt",
+            )  # fmt: skip
+        return ours
 
     def _check_recorder(self) -> None:
         """A recorder that ended takes the brick down with its reason; the next round makes a new one."""
@@ -270,13 +309,7 @@ class Worker:
         """Agree with the secondary on whose it is, and start recording with the crawl that this calls for."""
         seat, marks = self.seat, self.primary.marks
         options = self.options()
-        theirs = hello.get("session")
-        ours = theirs == seat.session and hello.get("brick") == seat.brick
-        if theirs is not None and not ours and not seat.adopt:
-            raise EngineError(
-                f"{link.where} belongs to another session (primary {hello.get('primary') or '?'}, id {theirs})",
-                code="other-session", hint="choose another secondary, or take it over with --adopt",
-            )  # fmt: skip
+        ours = self._check_owner(hello)
         fresh, empty = bool(hello.get("fresh")), bool(hello.get("empty"))
         clear = False
         self._adopting = "adopting" in marks.identity
@@ -315,8 +348,7 @@ class Worker:
         recorder = self.primary.recorder
         if recorder is None:
             self.primary.start(
-                TreeOptions(options.rollover_time, options.recorder, options.include, options.exclude, 60.0),
-                adopt=seat.adopt, clear=clear, on_closed=self.wake.set, on_error=self._recorder_failed,
+                self.options, adopt=seat.adopt, clear=clear, on_closed=self.wake.set, on_error=self._recorder_failed,
             )  # fmt: skip
         elif clear:
             recorder.crawl("the secondary is compared anew", clear=True)
@@ -448,6 +480,9 @@ class _Batches:
                 recorder.close_now(10)
             self._jobs()
             self._ledger(recorder)
+            self._unreadable(recorder)
+            if recorder.spilled and not recorder.take(1, 1):
+                recorder.refill(lambda: worker.primary.journal.pending(worker.primary.marks.stime))
             closed = recorder.take(self._most(), self.options.changelog_batch_size)
             if closed:
                 if not self._batch(recorder, closed):
@@ -568,12 +603,13 @@ class _Batches:
 
     def _apply(self, recorder: Recorder, todo: Plan, result: Result) -> None:
         """Entries, then content, then attributes; what fails is settled with the primary's state of now."""
-        self.status.batch_phase("entry")
-        self.applier.entries(todo, result)
-        self.status.batch_phase("data")
-        self._content(todo, result)
-        self.status.batch_phase("meta")
-        self._attributes(todo, result)
+        with recorder.turn:
+            self.status.batch_phase("entry")
+            self.applier.entries(todo, result)
+            self.status.batch_phase("data")
+            self._content(todo, result)
+            self.status.batch_phase("meta")
+            self._attributes(todo, result)
         for _ in range(self.options.max_rsync_retries):
             if not result.problems and not result.gone:
                 return
@@ -696,6 +732,18 @@ class _Batches:
 
     # ---- the ledger ------------------------------------------------------------------------------------------
 
+    def _unreadable(self, recorder: Recorder) -> None:
+        """What can't be listed can't be replicated: into the ledger, not into silence (CRW-6)."""
+        found = recorder.unreadable()
+        if not found:
+            return
+        now = time.time()
+        text = "primary: the directory may not be listed (permission denied)"
+        self.worker.ledger.add_many(
+            [Failure.of_object(g, self.view.index.path(g) or b"?", "LIST", 13, text, now) for g in found]
+        )
+        self.status.failures(self.worker.ledger.size, self.worker.ledger.oldest)
+
     def _failure(self, problem: Problem) -> Failure:
         index = self.view.index
         path = index.path(problem.gfid)
@@ -709,12 +757,14 @@ class _Batches:
         due = self.worker.ledger.due(time.time())
         if not due:
             return
-        problems = [Problem(bytes.fromhex(f.gfid), None, "RETRY", f.errno, f.message) for f in due if f.kind == "object"]
+        recorder.rewalk([bytes.fromhex(f.gfid) for f in due if f.operation == "LIST"])
+        problems = [Problem(bytes.fromhex(f.gfid), None, "RETRY", f.errno, f.message) for f in due
+                    if f.kind in ("object", "rejected-delete")]  # fmt: skip
         result = Result()
         left = {p.gfid: p for p in self.reconciler.settle(problems, result)}
         gone = set(result.gone)
         self.commit_now(purge_foreign=True)
-        cleared = [f.id for f in due if f.kind == "object" and bytes.fromhex(f.gfid) not in left
+        cleared = [f.id for f in due if f.kind in ("object", "rejected-delete") and bytes.fromhex(f.gfid) not in left
                    and bytes.fromhex(f.gfid) not in gone]  # fmt: skip
         if any(f.kind == "changelog" for f in due) and not recorder.crawling:
             cleared += [f.id for f in due if f.kind == "changelog"]

@@ -62,6 +62,9 @@ class Differ:
         self.walk: deque[Gfid] = deque()
         """Directories still to be walked: the rest of a hybrid crawl, or of a directory newly in the tree."""
         self.seen_objects = 0
+        """Objects a walk has looked at."""
+        self.step = 20_000
+        """Objects looked at by a walk in one slice."""
         self.unreadable: list[Gfid] = []
         """Directories that could not be listed; the owner takes them from here."""
         self.crawling = False
@@ -269,7 +272,8 @@ class Differ:
 
     def _continue_walk(self) -> None:
         """List directories that are due, as long as the slice has room; each listing is settled at once."""
-        while len(self.records) < self.budget and (self._listing is not None or self.walk):
+        limit = self.seen_objects + self.step
+        while len(self.records) < self.budget and self.seen_objects < limit and self._walking:
             if self._listing is None:
                 gfid = self.walk.popleft()
                 if gfid != ROOT and not self.index.has(gfid):
@@ -291,7 +295,7 @@ class Differ:
                 self._listing = (gfid, names)
                 self._missing(gfid, names)
             gfid, names = self._listing
-            room = max(256, self.budget - len(self.records))
+            room = min(max(256, self.budget - len(self.records)), max(1, limit - self.seen_objects))
             try:
                 self._list_some(gfid, names[:room])
             except Gone:

@@ -23,6 +23,12 @@ PARTS_AHEAD = 48
 HEARTBEAT = 10.0
 """Seconds after which an idle slice is closed, so that the mark advances (MRK-8)."""
 
+SCAN = 60.0
+"""Seconds between walks where there are no events at all (`recorder = scan`)."""
+
+STEP = 20_000
+"""Objects looked at in one slice of a walk, so that changes meanwhile do not wait for all of it."""
+
 READY = 20_000
 """Closed slices kept in memory for the worker; what is beyond is found on the disk again (SAFE-6)."""
 
@@ -44,7 +50,8 @@ class Recorder:
 
     The differ's index belongs to that thread. `on_closed` is called there after each closed slice, `on_error` once
     when recording has ended with an error (the root is gone or another, the journal cannot be written).
-    `allowed(bytes)` says whether the journal may grow further (SAFE-6).
+    `full()` says that the journal may not grow further (SAFE-6); it is asked every few seconds. `scrub()` gives the
+    interval of scrubs in seconds (0: none) and their rate in objects per second (CRW-9).
     """
 
     def __init__(
@@ -61,8 +68,8 @@ class Recorder:
         on_closed: Callable[[], None],
         on_error: Callable[[EngineError], None],
         log: Callable[[str, str], None],
-        scan_interval: float = 60.0,
-        scan_rate: int = 0,
+        full: Callable[[], bool],
+        scrub: Callable[[], tuple[float, int]],
     ) -> None:
         self.root = root
         self.view = view
@@ -75,7 +82,15 @@ class Recorder:
         self.on_closed = on_closed
         self.on_error = on_error
         self.log = log
-        self.scan_interval = scan_interval
+        self.full = full
+        self.scrub = scrub
+        self.stopped_full = False
+        """The journal is at its limit: nothing is recorded until there is room, then a hybrid crawl closes the hole."""
+        self._checked = 0.0
+        self._scrubbing = False
+        self._scrubbed = time.monotonic()
+        self._rewalk: set[Gfid] = set()
+        self._unreadable: set[Gfid] = set()
         self._lock = threading.Lock()
         self._ready: deque[Closed] = deque()
         self.spilled = False
@@ -89,13 +104,16 @@ class Recorder:
         self._clear_wanted = False
         self.crawl_reason: str | None = None
         self.crawl_since: float | None = None
-        self.crawl_kind = ""
+        self._step = 0.0
         self._first: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"recorder {os.fsdecode(root)}", daemon=True)
         self.error: EngineError | None = None
         self._room = threading.Event()
         self._room.set()
         self._unfinished = 0
+        self.turn = threading.Lock()
+        """Held while a walk's slice is made or a batch is applied: two busy threads at once would only take the
+        interpreter's lock from each other at every system call, and be half as fast together."""
         self.slices = 0
         differ.on_directory = self._watch
         differ.on_shared = self._watch_shared
@@ -143,6 +161,28 @@ class Recorder:
                 lambda: self._flush_done >= wanted or self._stop.is_set() or self.error is not None, timeout
             )
             return self._flush_done >= wanted
+
+    def unreadable(self) -> list[Gfid]:
+        """Directories that could not be listed since the last call (CRW-6)."""
+        with self._lock:
+            out, self._unreadable = self._unreadable, set()
+        return list(out)
+
+    def rewalk(self, gfids: list[Gfid]) -> None:
+        """List these directories again, with all below them that is new."""
+        with self._lock:
+            self._rewalk.update(gfids)
+            self._flush_wanted += 1
+            self._flushed.notify_all()
+        self.source.wake.set()
+
+    def refill(self, pending: Callable[[], list[Changelog]]) -> None:
+        """After slices were closed that did not fit in memory: take up what is on the disk again."""
+        with self._lock:
+            last = self._ready[-1].changelog if self._ready else None
+            found = [c for c in pending() if last is None or c > last]
+            self._ready.extend(Closed(c, c.part == 0) for c in found[:READY])
+            self.spilled = len(found) > READY
 
     def take(self, most: int, most_bytes: int) -> list[Closed]:
         """The next closed slices, in order, for one batch; they stay until `done`."""
@@ -194,7 +234,11 @@ class Recorder:
                 self._wait()
                 if self._stop.is_set():
                     break
-                self._close_slice()
+                if self.differ.pending or self._crawl_wanted is not None:
+                    with self.turn:
+                        self._close_slice()
+                else:
+                    self._close_slice()
         except RootError as e:
             self._end(EngineError(f"primary {os.fsdecode(self.root)}: {e}", code="primary-changed",
                                   hint="nothing is replicated until it is back as it was"))  # fmt: skip
@@ -222,11 +266,12 @@ class Recorder:
             with self._lock:
                 if self._asked():
                     return
-            if self.differ.pending:
+            if self.differ.pending and not self._scrubbing:
                 if self._room.is_set():
                     return
                 self._room.wait(1.0)
                 continue
+            deadline = min(deadline, self._scrub_due())
             left = deadline - time.monotonic()
             if left <= 0:
                 return
@@ -240,6 +285,20 @@ class Recorder:
                 self._flushed.wait_for(lambda: self._asked() or self._stop.is_set(), self.rollover)
             return
 
+    def _scrub_due(self) -> float:
+        """When (monotonic) the next step of a scrub is due."""
+        if self._scrubbing:
+            return self._step + 1.0
+        interval = SCAN if self.source.periodic else self.scrub()[0]
+        return self._scrubbed + interval if interval > 0 else float("inf")
+
+    def _scrub_begin(self) -> None:
+        """Look at everything, slowly: what no event reported goes the normal way (CRW-9)."""
+        self._scrubbed = time.monotonic()
+        self._scrubbing = True
+        self.differ.begin_walk()
+        self.log("debug", "scrub begins")
+
     def _asked(self) -> bool:
         return self._crawl_wanted is not None or self._flush_wanted > self._flush_done
 
@@ -252,6 +311,11 @@ class Recorder:
         self.source.wake.clear()
         self.source.settle()
         dirty = self.source.take()
+        if self._over_limit():
+            with self._lock:
+                self._flush_done = max(self._flush_done, flush)
+                self._flushed.notify_all()
+            return
         since = dirty.first_time if dirty.first_time is not None else self._first
         if dirty.root_lost:
             raise RootError("it was moved, deleted or unmounted")
@@ -261,14 +325,26 @@ class Recorder:
         began = crawl is not None
         if crawl is not None:
             self._begin_crawl(crawl, clear)
-        walking = self.differ.pending
+        elif not self.differ.pending and time.monotonic() >= self._scrub_due():
+            self._scrub_begin()
+        with self._lock:
+            self.differ.walk.extend(self._rewalk)
+            self._rewalk = set()
+        rate = self.scrub()[1]
+        self.differ.step = max(100, rate) if self._scrubbing and not self.source.periodic and rate else STEP
+        self._step = time.monotonic()
+        walking = self.differ.pending and not self._scrubbing
         records = self.differ.slice(dirty.slots, dirty.objects, dirty.handles)
         self.identity.check()
         if self.differ.unreadable:
-            for gfid in self.differ.unreadable:
-                self.log("warning", f"not readable: {os.fsdecode(self.index.path(gfid) or b'?')}")
+            with self._lock:
+                self._unreadable.update(self.differ.unreadable)
             self.differ.unreadable.clear()
         pending = self.differ.pending
+        if self._scrubbing:
+            self._scrubbing = pending
+            self._scrubbed = time.monotonic()
+            pending = False
         crawl_ended = self.crawl_reason is not None and not pending and not began
         if began and not pending:
             crawl_ended = True
@@ -302,10 +378,28 @@ class Recorder:
         self.slices += 1
         self.on_closed()
 
+    def _over_limit(self) -> bool:
+        """Is the journal full? Then events are dropped, and a hybrid crawl is due when it no longer is (SAFE-6)."""
+        now = time.monotonic()
+        if now - self._checked < 5 and not self.stopped_full:
+            return False
+        self._checked = now
+        full = self.full()
+        if full and not self.stopped_full:
+            self.log("error", "the state directory has reached its limit (state_limit): nothing is recorded until "
+                              "there is room again; a hybrid crawl closes the hole then")  # fmt: skip
+            self.index.set_fact("walk_since", self.writer.last)
+            self.index.commit(durable=True)
+        elif self.stopped_full and not full:
+            self._crawl_wanted = self._crawl_wanted or "the state directory was full"
+        self.stopped_full = full
+        return full
+
     def _begin_crawl(self, reason: str, clear: bool) -> None:
         if self.writer.last == 0 or self._unfinished == 0:
             # the crawl's slices sort after everything before it
             self._commit(Closed(self.writer.write([]), False, None))
+        self._scrubbing = False
         self.crawl_reason = reason
         self.crawl_since = time.time()
         self.log("info", f"hybrid crawl: {reason}")
@@ -323,6 +417,8 @@ class Recorder:
         if closed.changelog.size or self.index.changed:
             self.index.commit(durable=True)
         with self._lock:
+            if self._ready and closed.changelog <= self._ready[-1].changelog:
+                return  # found on the disk already
             if len(self._ready) < READY and not self.spilled:
                 if not closed.changelog.size and self._ready and not self._ready[-1].changelog.size:
                     self._ready[-1] = Closed(closed.changelog, closed.complete or self._ready[-1].complete)

@@ -6,7 +6,6 @@ import json
 import os
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from engine.agent.index import Index, IndexError_
 from engine.filters import Filters
@@ -16,22 +15,12 @@ from engine.journal.reader import Journal
 from engine.journal.recorder import Closed, Recorder
 from engine.journal.sources import open_source
 from engine.marks import MarkFile
-from engine.model import EngineError, Gfid, Mark
+from engine.model import DataChange, EngineError, EntryChange, Fop, Gfid, Mark, MetaChange
+from engine.options import Options
 from engine.volume.handles import RootError, RootIdentity, can_open_by_handle
 from engine.volume.tree import TreeView, open_root
 
 Log = Callable[[str, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class TreeOptions:
-    """What of the configuration concerns recording. `rollover` and `scan_interval` in seconds."""
-
-    rollover: float
-    recorder: str
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    scan_interval: float
 
 
 class TreePrimary:
@@ -48,7 +37,9 @@ class TreePrimary:
         self.recorder: Recorder | None = None
         self.first_run = not os.path.exists(self._facts)
         self.brick_id = self._identify()
-        self.journal = Journal(os.fsencode(os.path.join(state, "journal")))
+        where = os.fsencode(os.path.join(state, "journal"))
+        self.journal = Journal(where)
+        self._sizes = Journal(where)  # asked by the recorder's thread
 
     def _identify(self) -> bytes:
         """The brick's own id, made once."""
@@ -112,7 +103,7 @@ class TreePrimary:
 
     def start(
         self,
-        options: TreeOptions,
+        current: Callable[[], Options],
         *,
         adopt: bool,
         clear: bool,
@@ -120,6 +111,7 @@ class TreePrimary:
         on_error: Callable[[EngineError], None],
     ) -> Recorder:
         """Start to record, with the hybrid crawl that a start after downtime needs (CRW-1, CRW-8)."""
+        options = current()
         identity = self.identity(adopt)
         path = os.path.join(self.state, "index.db")
         try:
@@ -140,8 +132,10 @@ class TreePrimary:
         differ = Differ(view, index, filter_for=self._filter(filters))
         recorder = Recorder(
             self.root, view, index, differ, source, writer, identity,
-            rollover=options.rollover, on_closed=on_closed, on_error=on_error, log=self.log,
-            scan_interval=options.scan_interval,
+            rollover=options.rollover_time,
+            full=lambda: self.journal_size() > current().state_limit,
+            scrub=lambda: (current().scrub_interval, current().scrub_rate),
+            on_closed=on_closed, on_error=on_error, log=self.log,
         )  # fmt: skip
         floor = index.fact("walk_since")
         stime = self.marks.stime
@@ -164,6 +158,43 @@ class TreePrimary:
         self.recorder = recorder
         self.log("info", f"recording with {source.name}")
         return recorder
+
+    def journal_size(self) -> int:
+        """Bytes of the journal with its archives; old archives go first when the limit is near (SAFE-6)."""
+        return self._sizes.size_bytes()
+
+    def would_do(self, options: Options) -> dict[str, int]:
+        """What a start would do: counts of creations, renames, removals, changes, and bytes to send at most (SAFE-2).
+
+        Nothing is kept: the walk's effect on the index is rolled back.
+        """
+        index = self.open_index(64)
+        view = self.view(index)
+        chosen = [*options.include, *options.exclude]
+        filters = Filters(list(options.include), list(options.exclude)) if chosen else None
+        differ = Differ(view, index, filter_for=self._filter(filters))
+        out = {"made": 0, "renamed": 0, "removed": 0, "content": 0, "attributes": 0, "bytes": 0}
+        try:
+            differ.begin_walk()
+            while differ.pending:
+                for record in differ.slice({}, {}, {}):
+                    sent = isinstance(record, DataChange)
+                    if isinstance(record, EntryChange):
+                        made = record.fop not in (Fop.RENAME, Fop.UNLINK, Fop.RMDIR)
+                        sent = record.fop == Fop.CREATE
+                        out["made" if made else "renamed" if record.fop == Fop.RENAME else "removed"] += 1
+                    elif isinstance(record, MetaChange):
+                        out["attributes"] += 1
+                    else:
+                        out["content"] += 1
+                    if sent and (row := index.row(record.gfid)) is not None:
+                        out["bytes"] += row.size
+        finally:
+            index.rollback()
+            view.close()
+            index.close()
+            os.close(view.root_fd)
+        return out
 
     def _filter(self, filters: Filters | None) -> Callable[[Index], Callable[[Gfid, bytes, bool], bool]] | None:
         """Include and exclude patterns as a question about one name (CRW-10)."""
