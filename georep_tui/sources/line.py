@@ -1,0 +1,214 @@
+"""A conversation with a control socket over any pair of streams: requests and answers, events, the picture."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engine.protocol import PROTOCOL, Lines, ProtocolError, apply, decode, encode, grown
+from georep_tui.sources.base import Doc, SourceError
+
+KEPT = 20_000
+"""Events kept for somebody who does not ask."""
+
+SILENT = 15.0
+"""A line that says nothing for so many seconds hangs: an engine says something every 2 s to a subscriber."""
+
+
+class LineSource:
+    """One engine at the end of a line. `send` writes bytes, `receive` waits for some (b"": the end), `hang_up` wakes it.
+
+    The line is read by a thread of its own until `close` or its end; then every method raises SourceError.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[bytes], object],
+        receive: Callable[[], bytes],
+        hang_up: Callable[[], object],
+        where: str,
+        *,
+        timeout: float = 30.0,
+    ) -> None:
+        self.where = where
+        self.timeout = timeout
+        self._send, self._receive, self._hang_up = send, receive, hang_up
+        self._sending = threading.Lock()
+        self._more = threading.Condition()
+        self._answers: dict[int, Doc] = {}
+        self._asked: set[int] = set()
+        self._events: deque[Doc] = deque(maxlen=KEPT)
+        self._number = 0
+        self._hello: Doc | None = None
+        self._document: Doc | None = None
+        self._heard = time.monotonic()
+        self._seq: int | None = None
+        self._ended: SourceError | None = None
+        self._subscribed = False
+        self._thread = threading.Thread(target=self._read, name=f"line {where}", daemon=True)
+        self._thread.start()
+
+    # ---- for everyone ----------------------------------------------------------------------------------------
+
+    @property
+    def hello(self) -> Doc:
+        """What the engine said of itself. Raises SourceError."""
+        with self._more:
+            self._wait(lambda: self._hello is not None)
+            assert self._hello is not None
+            return self._hello
+
+    @property
+    def seq(self) -> int | None:
+        """The newest event heard of."""
+        return self._seq
+
+    @property
+    def ended(self) -> SourceError | None:
+        """Why there is no line any more; None while there is."""
+        return self._ended
+
+    def request(self, method: str, params: Mapping[str, Any], timeout: float | None = None) -> Any:
+        """Ask and wait for the answer. Raises SourceError with the engine's words, or why there is no answer."""
+        _ = self.hello
+        with self._more:
+            self._number += 1
+            number = self._number
+            self._asked.add(number)
+        try:
+            self._write({"id": number, "method": method, "params": dict(params)})
+            with self._more:
+                self._wait(lambda: number in self._answers, timeout)
+                answer = self._answers.pop(number)
+        finally:
+            with self._more:
+                self._asked.discard(number)
+                self._answers.pop(number, None)
+        if "error" in answer:
+            raise _told(answer["error"])
+        return answer.get("result")
+
+    def subscribe(self, boot_id: str | None = None, since: int | None = None) -> None:
+        """Have the picture and events come by themselves, those after `since` of the same life first."""
+        with self._more:
+            if self._subscribed:
+                return
+            self._subscribed = True
+        self.request("subscribe", {"boot_id": boot_id, "since": since})
+
+    def snapshot(self) -> Doc:
+        """The picture as it is now by the engine's clock; waits for the first. Raises SourceError."""
+        if not self._subscribed:
+            found: Doc = self.request("snapshot", {})
+            return found
+        with self._more:
+            self._wait(lambda: self._document is not None)
+            assert self._document is not None
+            silent = time.monotonic() - self._heard
+            if silent > SILENT:
+                raise SourceError(
+                    f"{self.where}: no word for {silent:.0f} s", hint="does the engine hang?", code="silent"
+                )
+            return grown(self._document, float(self._document["time"]) + silent)
+
+    def events(self) -> list[Doc]:
+        """The events since the last call. Raises SourceError when the line has ended and none are left."""
+        with self._more:
+            found = list(self._events)
+            self._events.clear()
+            if not found and self._ended is not None:
+                raise self._ended
+            return found
+
+    def command(self, method: str, params: Mapping[str, Any]) -> Any:
+        """A request."""
+        return self.request(method, params)
+
+    def close(self) -> None:
+        """Hang up; the reader ends."""
+        with self._more:
+            if self._ended is None:
+                self._ended = SourceError(f"{self.where}: closed", code="closed")
+            self._more.notify_all()
+        self._hang_up()
+        if self._thread is not threading.current_thread():
+            self._thread.join(2)
+
+    # ---- the line --------------------------------------------------------------------------------------------
+
+    def _wait(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
+        """Under the lock: wait until it is so. Raises SourceError."""
+        limit = self.timeout if timeout is None else timeout
+        if not self._more.wait_for(lambda: condition() or self._ended is not None, limit):
+            raise SourceError(
+                f"{self.where}: no answer within {limit:g} s", hint="does the engine hang?", code="silent"
+            )
+        if not condition():
+            assert self._ended is not None
+            raise SourceError(self._ended.text, hint=self._ended.hint, code=self._ended.code)
+
+    def _write(self, message: Doc) -> None:
+        try:
+            line = encode(message)
+            with self._sending:
+                self._send(line)
+        except ProtocolError as e:
+            raise SourceError(e.text, hint=e.hint, code=e.code) from e
+        except (OSError, EOFError) as e:
+            raise self._ended or SourceError(f"{self.where}: the engine has gone", code="gone") from e
+
+    def _read(self) -> None:
+        lines = Lines()
+        ended = SourceError(f"{self.where}: the engine has gone", hint="georep-tui list", code="gone")
+        try:
+            while data := self._receive():
+                for line in lines.feed(data):
+                    self._heard_line(decode(line))
+        except ProtocolError as e:
+            ended = SourceError(f"{self.where}: {e.text}", hint="is it of another version?", code="protocol")
+        except SourceError as e:
+            ended = e
+        except (OSError, EOFError, KeyError, TypeError, ValueError) as e:
+            ended = SourceError(f"{self.where}: {e}", code="gone")
+        with self._more:
+            if self._ended is None:
+                self._ended = ended
+            self._more.notify_all()
+
+    def _heard_line(self, message: Doc) -> None:
+        with self._more:
+            self._heard = time.monotonic()
+            if "event" in message:
+                self._event(message)
+            elif "hello" in message:
+                hello = message["hello"]
+                if hello.get("protocol") != PROTOCOL:
+                    raise ProtocolError(f"speaks protocol {hello.get('protocol')}, this is {PROTOCOL}")
+                self._hello = hello
+            elif message.get("id") in self._asked:
+                self._answers[message["id"]] = message
+            elif "error" in message:
+                raise _told(message["error"])
+            self._more.notify_all()
+
+    def _event(self, event: Doc) -> None:
+        """Under the lock: the picture is kept up, events are kept for who asks."""
+        kind = event["event"]
+        self._seq = event.get("seq", self._seq)
+        if kind == "snapshot":
+            self._document = event["snapshot"]
+        elif self._document is not None and kind in ("changed", "tick"):
+            now = float(event["time"])
+            shown = grown(self._document, now)
+            self._document = apply(shown, event) if kind == "changed" else shown
+        if kind not in ("snapshot", "changed", "tick"):
+            self._events.append(event)
+
+
+def _told(error: Any) -> SourceError:
+    found = error if isinstance(error, dict) else {}
+    return SourceError(str(found.get("text") or "refused"), hint=str(found.get("hint") or ""),
+                       code=str(found.get("code") or "error"))  # fmt: skip
