@@ -19,7 +19,7 @@ SILENT = 15.0
 
 
 class LineSource:
-    """One engine at the end of a line. `send` writes bytes, `receive` waits for some (b"": the end), `hang_up` wakes it.
+    """An engine at the end of a line. `send` writes, `receive` waits for bytes (b"" at the end), `hang_up` wakes it.
 
     The line is read by a thread of its own until `close` or its end; then every method raises SourceError.
     """
