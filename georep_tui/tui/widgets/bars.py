@@ -1,0 +1,46 @@
+"""The bars above and below every screen: where one is, how old the picture is, and the keys that work here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from georep_tui.tui.actions import ACTIONS, Context, possible, shown_keys, why_not
+from georep_tui.tui.widgets.board import Board
+from georep_tui.view.text import Cell, Line, cut, width
+
+
+class TopBar(Board):
+    """`georep-tui › web › m1:/srv` on the left, state of the connection and time on the right."""
+
+    DEFAULT_CSS = "TopBar { height: 1; dock: top; }"
+
+    def show_place(self, crumbs: list[str], right: Line) -> None:
+        """Show where one is; the right side stays whole, the left is cut."""
+        room = max(0, self.size.width - sum(width(cell.text) for cell in right) - 2)
+        path = cut(" › ".join(crumbs), room)
+        gap = " " * max(0, self.size.width - width(path) - sum(width(cell.text) for cell in right) - 1)
+        self.show([(Cell(path, "title"), Cell(gap), *right)])
+
+
+class KeyBar(Board):
+    """The keys of the screen, the most useful first, as many as fit; what is not possible now is dim."""
+
+    DEFAULT_CSS = "KeyBar { height: 1; dock: bottom; }"
+
+    def show_keys(self, context: Context, keys: Mapping[str, str]) -> None:
+        """Show the keys for a context."""
+        shown = [action for action in ACTIONS if action.rank and possible(action, context)]
+        shown.sort(key=lambda action: action.rank)
+        room, chosen = self.size.width, []
+        # Quit and help stay, whatever does not fit.
+        for action in sorted(shown, key=lambda action: action.id not in ("quit", "help")):
+            need = width(shown_keys(action, keys)) + 1 + width(action.label) + 2
+            if need <= room + 2:
+                chosen.append(action)
+                room -= need
+        line: list[Cell] = []
+        for action in sorted(chosen, key=lambda action: action.rank):
+            dim = why_not(action, context) is not None
+            line.append(Cell(f"{'  ' if line else ''}{shown_keys(action, keys)} ", "muted" if dim else "accent"))
+            line.append(Cell(action.label, "muted" if dim else ""))
+        self.show([tuple(line)])

@@ -1,0 +1,100 @@
+"""Events of the engine as values and as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from typing import Any
+
+from georep_tui.view.text import Cell, Line, escape
+from georep_tui.view.units import clock, count, duration, size
+
+LEVELS = ("debug", "info", "warning", "error")
+_ROLES = {"debug": "muted", "info": "", "warning": "warning", "error": "critical"}
+_SIGNS = {"debug": "·", "info": "·", "warning": "▲", "error": "✖"}
+_GOOD = frozenset({"active", "checkpoint_completed", "failure_cleared", "resumed", "released", "recovered"})
+_BAD = {"faulty": "error", "held": "error", "failure_added": "warning", "paused": "warning", "gap": "warning",
+        "restart": "warning", "source_lost": "error"}  # fmt: skip
+_ENVELOPE = frozenset({"event", "seq", "time", "session", "brick", "level", "text", "hint", "node", "source"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened: `name` at unix time `time`; `session` and `brick` are ids or empty."""
+
+    seq: int
+    time: float
+    name: str
+    session: str
+    brick: str
+    level: str
+    text: str
+    hint: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def good(self) -> bool:
+        """Is it good news: a recovery, a completed checkpoint?"""
+        return self.name in _GOOD
+
+
+def parse_event(doc: Mapping[str, Any]) -> Event:
+    """An event's document as a value. What it does not say itself is put into words here."""
+    name = str(doc.get("event") or "event")
+    fields = {key: value for key, value in doc.items() if key not in _ENVELOPE}
+    level = str(doc.get("level") or _BAD.get(name, "info")).lower()
+    return Event(
+        seq=int(doc.get("seq") or 0),
+        time=float(doc.get("time") or 0.0),
+        name=name,
+        session=str(doc.get("session") or ""),
+        brick=str(doc.get("brick") or ""),
+        level=level if level in LEVELS else "info",
+        text=str(doc.get("text") or "") or _words(name, fields),
+        hint=str(doc.get("hint") or ""),
+        fields=fields,
+    )
+
+
+def event_line(event: Event, label: str = "", zone: tzinfo | None = None) -> Line:
+    """`14:03:22 ✖ m1:/bricks/b1  ssh: connection refused`; `label` is the brick it is about."""
+    role = "ok" if event.good else _ROLES[event.level]
+    sign = "✔" if event.good else _SIGNS[event.level]
+    where = f"{escape(label)}  " if label else ""
+    return (
+        Cell(f"{clock(event.time, zone)} ", "muted"),
+        Cell(f"{sign} ", role or "muted"),
+        Cell(where, "accent"),
+        Cell(escape(event.text), role),
+    )
+
+
+def _words(name: str, fields: Mapping[str, Any]) -> str:
+    if name in ("batch", "batch_done"):
+        return batch_words(fields)
+    if name in ("state", "status"):
+        return f"{fields.get('old', '?')} → {fields.get('new', '?')}"
+    if name in ("crawl", "crawl_changed"):
+        return f"{fields.get('kind') or fields.get('new') or '?'} crawl"
+    if name == "gap":
+        return f"{fields.get('missed', 'some')} events are no longer kept; the picture is whole again from here"
+    if name == "config":
+        return f"{fields.get('option', '?')} = {fields.get('value', '?')}"
+    known = ", ".join(f"{key} {value}" for key, value in fields.items() if isinstance(value, str | int | float))
+    return f"{name.replace('_', ' ')}{': ' + known if known else ''}"
+
+
+def batch_words(fields: Mapping[str, Any]) -> str:
+    """`batch 17: 40 entries, 37 files, 393 KiB in 1.2 s`."""
+    parts = [f"{count(_last(fields.get('entries')))} entries", f"{count(_last(fields.get('files')))} files"]
+    parts.append(size(_last(fields.get("bytes"))))
+    took = fields.get("duration_seconds")
+    end = f" in {duration(took)}" if took is not None else ""
+    return f"batch {fields.get('id', '?')}: {', '.join(parts)}{end}"
+
+
+def _last(value: Any) -> float | None:
+    if isinstance(value, list | tuple):
+        value = value[-1] if value else None
+    return value if isinstance(value, int | float) else None

@@ -1,0 +1,122 @@
+"""Is it safe? The engine's verdict, raised by a person's thresholds and by how old the data is. Never lowered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from georep_tui.view import signs
+from georep_tui.view.snapshot import Brick, Reason, Session, Snapshot, Source
+from georep_tui.view.units import age, duration, plural
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When a number becomes a warning or critical: lag in seconds, failures as a count, age of data in seconds."""
+
+    lag_warning: float = 60.0
+    lag_critical: float = 600.0
+    failures_warning: int = 1
+    failures_critical: int = 100
+    stale: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict with all its reasons, worst first; `stale` is the age of the data in seconds, None if it is fresh."""
+
+    verdict: str
+    reasons: tuple[Reason, ...]
+    stale: float | None = None
+
+
+FRESH = Judged("ok", ())
+
+
+def staleness(source: Source | None, now: float, limits: Thresholds) -> float | None:
+    """Age in seconds of what `source` says if it is too old to be believed, else None."""
+    if source is None:
+        return None
+    old = max(0.0, now - source.data_time) if source.data_time is not None else 0.0
+    return old if not source.connected or old > limits.stale else None
+
+
+def judge_brick(brick: Brick, source: Source | None, now: float, limits: Thresholds) -> Judged:
+    """The verdict on a brick as a person sees it at unix time `now`."""
+    stale = staleness(source, now, limits)
+    if stale is None and not _over(brick.lag, brick.failures, limits):
+        return Judged(brick.verdict, brick.reasons)
+    found = [(brick.verdict, reason) for reason in brick.reasons]
+    codes = {reason.code for reason in brick.reasons}
+    verdict = brick.verdict
+    for level, reason in (*_limits(brick.lag, brick.failures, limits), *_stale(source, stale)):
+        verdict = signs.worst(verdict, level)
+        if reason.code not in codes:
+            found.append((level, reason))
+    found.sort(key=lambda item: -signs.rank(item[0]))
+    return Judged(verdict, tuple(reason for _, reason in found), stale)
+
+
+def judge_session(session: Session, snapshot: Snapshot, now: float, limits: Thresholds) -> Judged:
+    """The verdict on a session: its own, its thresholds', its checkpoint's, and the worst of its bricks."""
+    verdict, found, stale = session.verdict, [(session.verdict, reason) for reason in session.reasons], None
+    codes = {reason.code for reason in session.reasons}
+    for level, reason in (*_limits(session.lag, session.failures, limits), *_checkpoint(session)):
+        verdict = signs.worst(verdict, level)
+        if reason.code not in codes:
+            found.append((level, reason))
+            codes.add(reason.code)
+    sources = {brick.node: snapshot.source(brick.node) for brick in session.bricks}
+    for brick in session.bricks:
+        judged = judge_brick(brick, sources[brick.node], now, limits)
+        verdict = signs.worst(verdict, judged.verdict)
+        if judged.stale is not None:
+            stale = max(stale or 0.0, judged.stale)
+        if judged.verdict == "ok":
+            continue
+        for reason in judged.reasons[:1]:
+            if reason.code not in codes:
+                codes.add(reason.code)
+                found.append((judged.verdict, reason))
+    if not session.bricks and snapshot.sources and len(snapshot.sources) == 1:
+        stale = staleness(snapshot.sources[0], now, limits)
+        for level, reason in _stale(snapshot.sources[0], stale):
+            verdict = signs.worst(verdict, level)
+            found.append((level, reason))
+    found.sort(key=lambda item: -signs.rank(item[0]))
+    return Judged(verdict, tuple(reason for _, reason in found), stale)
+
+
+def _over(lag: float | None, failures: int | None, limits: Thresholds) -> bool:
+    return (lag or 0.0) >= limits.lag_warning or (failures or 0) >= limits.failures_warning
+
+
+def _limits(lag: float | None, failures: int | None, limits: Thresholds) -> list[tuple[str, Reason]]:
+    found = []
+    if lag is not None and lag >= limits.lag_warning:
+        found.append((
+            "critical" if lag >= limits.lag_critical else "warning",
+            Reason("lag", f"{duration(lag)} behind", "look at the rate and what the bricks are doing"),
+        ))  # fmt: skip
+    if failures is not None and failures >= limits.failures_warning:
+        found.append((
+            "critical" if failures >= limits.failures_critical else "warning",
+            Reason("failures", f"{plural(failures, 'object')} could not be synced", "f shows them, r tries them again"),
+        ))  # fmt: skip
+    return found
+
+
+def _stale(source: Source | None, stale: float | None) -> list[tuple[str, Reason]]:
+    if source is None or stale is None:
+        return []
+    what = "disconnected" if not source.connected else "silent"
+    cause = f": {source.error}" if source.error else ""
+    text = f"{source.node or 'engine'} {what}{cause}; what is shown is {age(max(stale, 10.0))} old"
+    return [("unknown", Reason("stale", text, "see whether the engine runs and the node can be reached"))]
+
+
+def _checkpoint(session: Session) -> list[tuple[str, Reason]]:
+    point = session.checkpoint
+    if point.time is None or not point.failures_before:
+        return []
+    text = f"checkpoint has {plural(point.failures_before, 'failure')} before it"
+    return [("warning", Reason("checkpoint_failures", text, "f shows them; retry or dismiss them"))]

@@ -1,0 +1,1 @@
+"""The tests of the console and of its view."""
