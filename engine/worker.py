@@ -93,6 +93,8 @@ class Worker:
         self.on_idle = on_idle
         self.on_fatal = on_fatal
         self.ever_connected = False
+        self.recovering: float | None = None
+        """Since when (unix time) the agent is repeating what a crash left between its disk and its index."""
         first = options()
         self.guard = DeleteGuard(first.delete_guard_share, first.delete_guard_window, first.delete_guard_minimum)
         self.stopping = threading.Event()
@@ -342,6 +344,7 @@ class Worker:
         if self._adopting:
             link.call("adopt_begin", {"replace": seat.adopt or ours or "replace" in marks.identity,
                                       "adopt": options.adopt, "clear": clear})  # fmt: skip
+        self.recovering = time.time() if begun.get("recovering") else None
         self._objects = int(begun.get("objects") or hello.get("objects") or 0)
         self.status.connected(secondary_node=str(hello.get("node") or seat.target.host or seat.node))
         self.status.secondary_free(hello.get("statfs"))
@@ -494,6 +497,14 @@ class _Batches:
                     continue
                 self.applier = self._applier()
                 self.reconciler.applier = self.applier
+            if worker.recovering is not None and not recorder.crawling:
+                # the agent is through with it when a mark passes its start
+                if self._mark.sec >= worker.recovering:
+                    worker.recovering = None
+                else:
+                    worker.stopping.wait(max(0.0, worker.recovering + 2 - time.time()))
+                    recorder.close_now(10)
+                    continue
             if not recorder.crawling and worker.held() is None:
                 worker.caught_up = True
                 worker.on_idle()

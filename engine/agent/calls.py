@@ -170,13 +170,12 @@ class Calls:
             total += 1
             if f.top and len(shown) < limit:
                 shown.append(f)
-        return {
-            "total": total,
-            "sample": [b"/".join(f.path).decode("utf-8", "backslashreplace") for f in shown],
-            "entries": [
-                {"path": b64(b"/".join(f.path)), "kind": f.kind, "size": foreign.size_of(tree, f.path)} for f in shown
-            ],
-        }
+        entries = []
+        for f in shown:
+            st = foreign.stat_of(tree, f.path)
+            entries.append({"path": b64(b"/".join(f.path)), "kind": f.kind, "size": 0 if st is None else st.st_size})
+        sample = [b"/".join(f.path).decode("utf-8", "backslashreplace") for f in shown]
+        return {"total": total, "sample": sample, "entries": entries}
 
     def _sweep(self, _: Params) -> Result:
         held = self.need()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat as _stat
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from engine.agent.heal import read_dir
 from engine.agent.tree import Tree
@@ -42,23 +42,27 @@ def walk(tree: Tree) -> Iterator[Foreign]:
                     todo.append(((*path, name), b"", near))
 
 
-def size_of(tree: Tree, path: tuple[bytes, ...]) -> int:
-    """Size in bytes of something found by `walk`; 0 when it is gone."""
+def stat_of(tree: Tree, path: tuple[bytes, ...]) -> Optional[os.stat_result]:
+    """lstat of something found by `walk`; None when it is gone."""
     fd = os.dup(tree.root_fd)
     try:
         for name in path[:-1]:
             new = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             os.close(fd)
             fd = new
-        return os.stat(path[-1], dir_fd=fd, follow_symlinks=False).st_size
+        return os.stat(path[-1], dir_fd=fd, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
-        return 0
+        return None
     finally:
         os.close(fd)
 
 
-def sweep(tree: Tree) -> int:
-    """Move all that is unknown to limbo; how many objects, those inside of directories included."""
+def sweep(tree: Tree, since_ns: int = 0) -> int:
+    """Move what is unknown to limbo; how many objects, those inside of directories included.
+
+    With `since_ns` only what was made or changed since then (ctime, unix time in nanoseconds): after a crash that is
+    what the interrupted operations made and nothing later accounted for.
+    """
     tops: list[Foreign] = []
     n = 0
     for f in walk(tree):
@@ -66,6 +70,10 @@ def sweep(tree: Tree) -> int:
         if f.top:
             tops.append(f)
     for f in tops:
+        if since_ns:
+            st = stat_of(tree, f.path)
+            if st is None or st.st_ctime_ns < since_ns:
+                continue
         name = f.path[-1]
         tree.banish(tree.dirfd(f.parent), name)
         if tree.index.get(f.parent, name) is not None:

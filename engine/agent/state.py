@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Optional
 
-from engine.agent import system
+from engine.agent import foreign, system
 from engine.agent.handles import check_name
 from engine.agent.index import IndexError_
 from engine.agent.pending import PendingIndex
@@ -373,6 +373,11 @@ class Holding:
         """
         tree, index = self.tree, self.index
         tree.dirs.clear()
+        if self.recovering and mark is not None and mark["sec"] >= self._since:
+            # everything has been repeated: what is still unknown was made before the crash and is gone on the primary
+            foreign.sweep(tree, os.stat("applying", dir_fd=self.state_fd, follow_symlinks=False).st_mtime_ns)
+            tree.dirs.clear()
+            purge_foreign = True
         names = self._give_up(purge)
         index.commit(durable=True)
         system.syncfs(self.root_fd)
@@ -380,7 +385,7 @@ class Holding:
             value = {**self.session, "mark": mark, "objects": self.objects, "time": time.time(), **(extra or {})}
             write_json(self.state_fd, "mark.json", value)
             if self.recovering and mark["sec"] >= self._since:
-                self.recovered()
+                self._recovered()
         if self._marked and not self.recovering:
             self._remove("applying")
             self._marked = False
@@ -389,7 +394,7 @@ class Holding:
         failed = self._purge(names, purge_foreign, keep_deleted)
         return {"statfs": free_space(self.root_fd), "purge_failed": failed}
 
-    def recovered(self) -> None:
+    def _recovered(self) -> None:
         """All that was done before a crash has been repeated and committed."""
         self.recovering = False
         self.index.forget_idents()
@@ -414,10 +419,10 @@ class Holding:
         return names
 
     def _purge(
-        self, names: list[tuple[bytes, Optional[bytes]]], foreign: bool, keep_deleted: Optional[float]
+        self, names: list[tuple[bytes, Optional[bytes]]], unknown: bool, keep_deleted: Optional[float]
     ) -> list[str]:
         assert self.trash is not None
-        if foreign:
+        if unknown:
             names = names + [(n, None) for n in map(os.fsencode, os.listdir(self.limbo_fd)) if not gfid_of_name(n)]
         failed: list[str] = []
         now = time.time()
