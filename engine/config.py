@@ -198,11 +198,14 @@ def read_toml(path: str) -> dict[str, Any] | None:
 
 
 def read_options(path: str) -> dict[str, Any]:
-    """The `[options]` of a configuration file; empty when there is none. Raises ConfigError, ConfigFileError."""
+    """The `[options]` of a configuration file (the other tables are the console's); empty when there is none.
+
+    Raises ConfigError, ConfigFileError.
+    """
     found = read_toml(path)
     if found is None:
         return {}
-    _only(found, ("options",), path)
+    _only(found, ("options", "console", "keys", "thresholds"), path)
     return _checked(_table(found, "options", path), path)
 
 
