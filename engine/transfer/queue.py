@@ -20,13 +20,14 @@ class Ticket(Generic[R]):
     """What a producer holds for the transfer its items go with."""
 
     def __init__(self) -> None:
+        self._taken = threading.Event()
         self._done = threading.Event()
         self._outcome: R | None = None
         self._error: BaseException | None = None
 
-    def done(self) -> bool:
-        """Is the transfer over?"""
-        return self._done.is_set()
+    def wait_taken(self, timeout: float | None = None) -> bool:
+        """Wait until a job has taken the items, or the queue is closed; False after `timeout` seconds."""
+        return self._taken.wait(timeout)
 
     def wait(self, timeout: float | None = None) -> R:
         """The outcome of the transfer, once it is over. Raises what the transfer raised; TimeoutError (seconds)."""
@@ -38,10 +39,12 @@ class Ticket(Generic[R]):
 
     def _resolve(self, outcome: R) -> None:
         self._outcome = outcome
+        self._taken.set()
         self._done.set()
 
     def _fail(self, error: BaseException) -> None:
         self._error = error
+        self._taken.set()
         self._done.set()
 
 
@@ -143,5 +146,6 @@ class StagedQueue(Generic[T, R]):
                 if self._box:
                     taken = self._box, self._ticket
                     self._box, self._ticket = [], Ticket()
+                    taken[1]._taken.set()
                     return taken
                 self._filled.wait()

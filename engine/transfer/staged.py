@@ -1,0 +1,345 @@
+"""Staging: files by gfid as paths, for tools that know nothing else; what they did is checked on both sides (SYN-8)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat as _stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, Watch, brick_fault
+from engine.link import Link, RemoteError, SshTarget
+from engine.model import ROOT, EngineError, Gfid
+from engine.transfer.base import Transfer
+from engine.transfer.children import Child, TransferError
+from engine.volume.tree import Gone, TreeView
+
+GROUP = 10_000
+"""Files in one staging directory at most: its replies must fit into a frame."""
+
+LONGEST_PATH = 4000
+"""Bytes of a path that rsync and tar can still take (PATH_MAX is 4,096, they add to it)."""
+
+ROUNDS = 3
+"""Tries of one file that keeps changing, or that did not arrive whole; then the fallback takes it."""
+
+LOGGED = 20
+"""Files named one by one in the log when they fall back."""
+
+_WHOLE_BRICK = (
+    ("No space left on device", errno.ENOSPC),
+    ("Disk quota exceeded", errno.EDQUOT),
+    ("Read-only file system", errno.EROFS),
+)
+
+
+class Source(NamedTuple):
+    """A file as it was when it was staged: its slot's path, and what would tell that it is another or has changed."""
+
+    path: bytes
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The two directories of one transfer: names in both are gfids in hex. `here` holds symlinks, `there` hard links.
+
+    `some` is a name that is in both.
+    """
+
+    here: bytes
+    there: bytes
+    some: str
+
+
+class Staged(ABC):
+    """A transfer engine that has content carried by a program (SYN-2, SYN-3). Used by one thread.
+
+    `root` is the absolute path of the tree `view` looks at; `state` the brick's state directory; `target` where the
+    secondary is; `timeout` how many seconds nothing may move. What the program cannot take goes to `fallback`, and
+    `log(level, text)` says so.
+    """
+
+    name = ""
+
+    def __init__(
+        self,
+        view: TreeView,
+        link: Link,
+        watch: Watch,
+        fallback: Transfer,
+        *,
+        root: bytes,
+        state: str,
+        target: SshTarget,
+        log: Callable[[str, str], None],
+        timeout: float = 120.0,
+        xattrs: bool = True,
+    ) -> None:
+        self.view = view
+        self.link = link
+        self.watch = watch
+        self.fallback = fallback
+        self.root = os.path.abspath(root)
+        self.target = target
+        self.log = log
+        self.timeout = timeout
+        self._stages = os.path.join(os.fsencode(state), b"stage")
+        self._applier = Applier(view, link, watch, inline=False, xattrs=xattrs)
+        self._directories: dict[Gfid, bytes | None] = {}
+
+    @abstractmethod
+    def carry(self, stage: Stage, names: list[str], whole: bool) -> str:
+        """Have the content of these staged files carried over; what was said about those that failed, "" for none.
+
+        `whole`: none of them has content there yet. Raises TransferError when the transfer as a whole failed.
+        """
+
+    def send(self, gfids: Iterable[Gfid], made: Collection[Gfid], result: Result) -> None:
+        """See Transfer.send. Every file is tried a few times in one call (ERR-1); the last word is the fallback's."""
+        todo = list(dict.fromkeys(gfids))
+        for at in range(0, len(todo), GROUP):
+            self._group(todo[at : at + GROUP], made, result)
+
+    def _group(self, gfids: list[Gfid], made: Collection[Gfid], result: Result) -> None:
+        others: dict[Gfid, str] = {}
+        why: dict[Gfid, str] = {}
+        left = gfids
+        for _ in range(ROUNDS):
+            left = self._round(left, made, result, others, why)
+            if not left:
+                break
+        others.update((gfid, why.get(gfid, "it keeps changing")) for gfid in left)
+        if others:
+            self._fall_back(others, made, result)
+
+    def _fall_back(self, others: dict[Gfid, str], made: Collection[Gfid], result: Result) -> None:
+        for gfid, reason in list(others.items())[:LOGGED]:
+            path = os.fsdecode(self.view.index.path(gfid) or gfid.hex().encode())
+            self.log("info", f"{self.name} leaves {path!r} to the stream engine: {reason}")
+        if len(others) > LOGGED:
+            self.log("info", f"{self.name} leaves {len(others)} files in all to the stream engine")
+        self.fallback.send(list(others), made, result)
+
+    # ---- one try ---------------------------------------------------------------------------------------------
+
+    def _round(
+        self, gfids: list[Gfid], made: Collection[Gfid], result: Result, others: dict[Gfid, str], why: dict[Gfid, str]
+    ) -> list[Gfid]:
+        """Try these once. Those to be tried again come back, with their reasons in `why`.
+
+        What cannot go this way at all is added to `others`.
+        """
+        self.watch.throttle(0)
+        sources = self._sources(gfids, result, others)
+        attributes = Result()
+        said = ""
+        with self._staged_here(sources, others) as here, self._staged_there(sources, others) as there:
+            if not sources:
+                return []
+            names = [gfid.hex() for gfid in sources]
+            said = self.carry(Stage(here, there.path, names[0]), names, all(g in made for g in sources))
+            same = [gfid for gfid, source in sources.items() if self._unchanged(source)]
+            self._applier.metas(same, attributes)
+            seen = there.end()
+        arrived: set[Gfid] = set()
+        for gfid in same:
+            reason = _difference(sources[gfid], seen.get(gfid.hex()))
+            if reason:
+                why[gfid] = f"{reason}{': ' + said if said else ''}"
+            else:
+                arrived.add(gfid)
+        result.problems += [p for p in attributes.problems if p.gfid in arrived]
+        whole = arrived - {p.gfid for p in attributes.problems} - set(attributes.gone)
+        nbytes = sum(sources[gfid].size for gfid in whole)
+        result.sent |= whole
+        result.files += len(whole)
+        result.bytes += nbytes
+        self.watch.files(len(whole), nbytes)
+        done = whole | {p.gfid for p in attributes.problems if p.gfid in arrived}
+        return [gfid for gfid in sources if gfid not in done]
+
+    # ---- the primary's side ----------------------------------------------------------------------------------
+
+    def _sources(self, gfids: Iterable[Gfid], result: Result, others: dict[Gfid, str]) -> dict[Gfid, Source]:
+        """Where these files are now. Vanished ones are gone, or success where the index knows it (SYN-6)."""
+        self._directories.clear()
+        here, ours = os.stat(self.root), os.fstat(self.view.root_fd)
+        if (here.st_dev, here.st_ino) != (ours.st_dev, ours.st_ino):
+            others.update((gfid, "the primary's directory is not where it was") for gfid in gfids)
+            return {}
+        found: dict[Gfid, Source] = {}
+        for gfid in gfids:
+            try:
+                source = self._source(gfid, others)
+            except Gone:
+                if self.view.index.has(gfid):
+                    result.gone.append(gfid)
+            except OSError as e:
+                result.problems.append(Problem(gfid, None, "DATA", e.errno or 0, f"primary: {e.strerror}"))
+            else:
+                if source is not None:
+                    found[gfid] = source
+        return found
+
+    def _source(self, gfid: Gfid, others: dict[Gfid, str]) -> Source | None:
+        """The file in one of its slots, under a path that leads there; None: not this way, or no regular file."""
+        long = 0
+        for row in self.view.index.rows(gfid):
+            try:
+                seen = self.view.look(row.parent, row.name)
+            except Gone:
+                continue
+            if seen is None or seen.gfid != gfid:
+                continue
+            if not _stat.S_ISREG(seen.st.st_mode):
+                return None
+            directory = self._directory(row.parent)
+            if directory is None:
+                continue
+            path = os.path.join(directory, row.name)
+            if len(path) > LONGEST_PATH:
+                long = len(path)
+                continue
+            source = _look(path)
+            if source is not None and (source.device, source.inode) == (seen.st.st_dev, seen.st.st_ino):
+                return source
+        if not long:
+            raise Gone(gfid)
+        others[gfid] = f"its path has {long} bytes"
+        return None
+
+    def _directory(self, gfid: Gfid) -> bytes | None:
+        """The absolute path of a directory by the index, None when it is not known."""
+        if gfid == ROOT:
+            return self.root
+        if gfid not in self._directories:
+            row = self.view.index.row(gfid)
+            above = None if row is None else self._directory(row.parent)
+            self._directories[gfid] = None if row is None or above is None else os.path.join(above, row.name)
+        return self._directories[gfid]
+
+    @contextlib.contextmanager
+    def _staged_here(self, sources: dict[Gfid, Source], others: dict[Gfid, str]) -> Iterator[bytes]:
+        """A directory of symlinks to the sources. Those that cannot have one leave `sources` for `others`."""
+        here = os.path.join(self._stages, secrets.token_hex(8).encode())
+        os.makedirs(here, 0o700)
+        try:
+            for gfid in list(sources):
+                try:
+                    os.symlink(sources[gfid].path, os.path.join(here, gfid.hex().encode()))
+                except OSError as e:
+                    if e.errno != errno.ENAMETOOLONG:
+                        raise
+                    others[gfid] = f"its path has {len(sources.pop(gfid).path)} bytes, too many for a symlink here"
+            yield here
+        finally:
+            shutil.rmtree(here)
+
+    def _unchanged(self, source: Source) -> bool:
+        """Is this still the same object, with the same size and times? (SYN-8)"""
+        return _look(source.path) == source
+
+    # ---- the secondary's side --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _staged_there(self, sources: dict[Gfid, Source], others: dict[Gfid, str]) -> Iterator[_There]:
+        """A directory of hard links on the secondary. Those that are not there leave `sources` for `others`."""
+        if not sources:
+            yield _There(self.link, "", b"")
+            return
+        try:
+            answer = self.link.call("stage", {"gfids": [gfid.hex() for gfid in sources]})
+        except RemoteError as e:
+            if e.errno in BRICK_ERRNOS:
+                raise brick_fault(self.link.where, e.errno or 0, e.text) from e
+            others.update((gfid, f"the secondary cannot stage it: {e.text}") for gfid in sources)
+            sources.clear()
+            yield _There(self.link, "", b"")
+            return
+        there = _There(self.link, str(answer["token"]), os.fsencode(str(answer["path"])))
+        try:
+            for text in answer["absent"]:
+                gfid = bytes.fromhex(text)
+                if sources.pop(gfid, None) is not None:
+                    others[gfid] = "the secondary does not have it, or cannot stage it"
+            yield there
+        finally:
+            there.abandon()
+
+    def whole_brick(self, child: Child) -> None:
+        """Raises BrickFault where the words of a child that writes there are about the whole brick (ERR-3)."""
+        for words, number in _WHOLE_BRICK:
+            if any(words in said for said in child.words):
+                raise brick_fault(self.link.where, number, child.said)
+
+    def failed(self, child: Child, hint: str = "") -> EngineError:
+        """The error of a transfer whose `child` failed. Raises BrickFault as `whole_brick` does."""
+        self.whole_brick(child)
+        how = f"signal {-child.code}" if child.code is not None and child.code < 0 else f"exit {child.code}"
+        return TransferError(f"{child.label}: {how}{': ' + child.said if child.words else ''}",
+                             code="transfer", hint=hint)  # fmt: skip
+
+    def tick(self) -> None:
+        """Called while children run: stops the transfer when the worker stops or the link is gone."""
+        self.watch.throttle(0)
+        if self.link.broken is not None:
+            raise self.link.broken
+
+
+@dataclass
+class _There:
+    """The stage on the secondary, until it is ended."""
+
+    link: Link
+    token: str
+    path: bytes
+
+    def end(self) -> dict[str, Any]:
+        """End it: what the secondary then sees of the real files, by gfid in hex."""
+        token, self.token = self.token, ""
+        files = self.link.call("unstage", {"token": token})["files"]
+        assert isinstance(files, dict)
+        return files
+
+    def abandon(self) -> None:
+        """End it if that was not done, whatever it says: what happened before is raised already."""
+        if self.token:
+            with contextlib.suppress(EngineError):
+                self.end()
+
+
+def _look(path: bytes) -> Source | None:
+    try:
+        st = os.lstat(path)
+    except OSError:
+        return None
+    if not _stat.S_ISREG(st.st_mode):
+        return None
+    return Source(path, st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+
+
+def _difference(source: Source, seen: dict[str, Any] | None) -> str:
+    """What is wrong with a file as the secondary sees it, "" when nothing is (SYN-5)."""
+    if seen is None or not seen["same"]:
+        return "what was written there is another file"
+    if seen["size"] != source.size:
+        return f"{source.size} bytes were sent, the secondary has {seen['size']}"
+    if seen["mtime_ns"] != source.mtime_ns:
+        return "the secondary has another time"
+    return ""
+
+
+def clear_stages(state: str) -> None:
+    """Remove what an earlier process left of its staging directories. None may be in use."""
+    shutil.rmtree(os.path.join(state, "stage"), ignore_errors=True)

@@ -1,0 +1,544 @@
+"""SYN-2, SYN-3, SYN-5, SYN-6, SYN-8: the rsync and tarssh engines, with the real programs and a real agent."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.apply import BrickFault, Result
+from engine.link import LinkError
+from engine.model import EngineError, Gfid
+from engine.transfer.children import TransferError
+from engine.transfer.jobs import Engine, Parallel
+from engine.transfer.limit import Bandwidth
+from engine.transfer.staged import LONGEST_PATH, ROUNDS, Stage
+from tests.system.line import Line
+from tests.system.places import Mounts
+from tests.system.processes import below
+from tests.system.sshd import Sshd
+from tests.system.transfer_rig import LOCAL, Rig, ssh_target
+from tests.system.trees import acl
+
+ENGINES = ("rsync", "tarssh")
+PLACES = ("local", "ssh")
+
+
+@pytest.fixture(params=PLACES)
+def rig(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Rig]:
+    target = LOCAL if request.param == "local" else ssh_target(request.getfixturevalue("sshd"))
+    made = Rig(scratch, target)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def here(scratch: Path) -> Iterator[Rig]:
+    made = Rig(scratch)
+    yield made
+    made.close()
+
+
+def write(path: Path, size: int, seed: int = 0) -> None:
+    path.write_bytes(random.Random(seed or size).randbytes(size))
+
+
+def ordinary_tree(root: Path) -> None:
+    (root / "sub" / "deeper").mkdir(parents=True)
+    write(root / "small", 100)
+    write(root / "sub" / "large", 5_000_000)
+    (root / "empty").write_bytes(b"")
+    (root / os.fsdecode(b"odd\n%\r\xff -e 'q' [ab]")).write_bytes(b"odd")
+    (root / "-rf").write_bytes(b"a dash")
+    write(root / "sub" / "deeper" / "linked", 7000)
+    os.link(root / "sub" / "deeper" / "linked", root / "second")
+    (root / "private").write_bytes(b"secret")
+    (root / "private").chmod(0o4600)
+    os.utime(root / "private", ns=(1_600_000_000_123_456_789, 1_500_000_000_987_654_321))
+    os.setxattr(root / "small", "user.one", b"\x00\xff")
+    os.setxattr(root / "small", "system.posix_acl_access", acl(1234, 6))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn2_syn3_new_files_arrive_whole(rig: Rig, name: str) -> None:
+    ordinary_tree(rig.primary)
+    files = list(dict.fromkeys(rig.make()))
+    engine = rig.engine(name)
+    result = rig.send(engine, files, files)
+    assert not result.problems and not result.gone
+    assert result.sent == set(files)
+    assert result.files == len(files) == rig.watch.sent_files
+    assert result.bytes == rig.watch.sent_bytes == 100 + 5_000_000 + 0 + 3 + 6 + 7000 + 6
+    assert engine.fallback.fell_back == []  # type: ignore[attr-defined]
+    assert not rig.lines
+    rig.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn2_syn3_changed_files_arrive_in_place(rig: Rig, name: str) -> None:
+    ordinary_tree(rig.primary)
+    files = list(dict.fromkeys(rig.make()))
+    engine = rig.engine(name)
+    rig.send(engine, files, files)
+    rig.assert_same()
+    inodes = {p: os.stat(rig.there(p)).st_ino for p in ("small", "sub/large", "second")}
+    with open(rig.primary / "sub" / "large", "r+b") as f:
+        f.seek(2_000_000)
+        f.write(b"changed")
+    (rig.primary / "small").write_bytes(b"shorter")
+    with open(rig.primary / "second", "ab") as f:
+        f.write(b"longer")
+    (rig.primary / "private").write_bytes(b"")
+    changed = [rig.gfid(p) for p in ("small", "sub/large", "second", "private")]
+    result = rig.send(engine, changed)
+    assert result.sent == set(changed)
+    rig.assert_same()
+    assert inodes == {p: os.stat(rig.there(p)).st_ino for p in inodes}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn2_same_size_and_time_is_sent_all_the_same(here: Rig, name: str) -> None:
+    path = here.primary / "f"
+    path.write_bytes(b"old content")
+    os.utime(path, ns=(10**18, 10**18))
+    files = here.make()
+    engine = here.engine(name)
+    here.send(engine, files, files)
+    path.write_bytes(b"new content")
+    os.utime(path, ns=(10**18, 10**18))
+    assert here.send(engine, files).sent == set(files)
+    here.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn3_holes_stay_holes(rig: Rig, name: str) -> None:
+    with open(rig.primary / "sparse", "wb") as f:
+        f.truncate(200 << 20)
+        f.seek(100 << 20)
+        f.write(b"in the middle")
+    files = rig.make()
+    result = rig.send(rig.engine(name), files, files)
+    assert result.sent == set(files)
+    rig.assert_same()
+    assert os.stat(rig.there("sparse")).st_blocks * 512 < 4 << 20
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn2_syn3_a_secondary_with_a_terrible_name(scratch: Path, sshd: Sshd, name: str) -> None:
+    terrible = b"a b'\"\n$(touch x)`y`;*[ab]?\\ \xff~!#&|<>:-%s{1,2}\t"
+    for target in (LOCAL, ssh_target(sshd)):
+        rig = Rig(scratch / ("ssh" if target.host else "local"), target, terrible)
+        try:
+            ordinary_tree(rig.primary)
+            files = list(dict.fromkeys(rig.make()))
+            assert rig.send(rig.engine(name), files, files).sent == set(files)
+            assert rig.engine(name).fallback.fell_back == []  # type: ignore[attr-defined]
+            rig.assert_same()
+            assert not rig.lines
+        finally:
+            rig.close()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn6_vanished_files_are_success_or_gone(here: Rig, name: str) -> None:
+    for i in range(1200):
+        (here.primary / f"f{i:04}").write_bytes(b"%d" % i)
+    files = here.make()
+    lost = [here.gfid(f"f{i:04}") for i in range(100)]
+    for i in range(100):
+        (here.primary / f"f{i:04}").unlink()
+    result = here.send(here.engine(name), files, files)
+    assert result.gone == lost or set(result.gone) == set(lost)  # the index still has them: look again
+    assert len(result.sent) == 1100
+    here.scan()
+    result = here.send(here.engine(name), files)
+    assert result.gone == [] and result.problems == []  # nor the index: success
+    here.assert_same()
+
+
+class Meddler:
+    """Wraps an engine's `carry`: does something before or after what the program does, as often as told."""
+
+    def __init__(self, engine: object, before: Callable[[], None] | None, after: Callable[[], None] | None) -> None:
+        self.calls = 0
+        carry = engine.carry  # type: ignore[attr-defined]
+
+        def meddle(stage: Stage, names: list[str], whole: bool) -> str:
+            self.calls += 1
+            if before is not None:
+                before()
+            said: str = carry(stage, names, whole)
+            if after is not None:
+                after()
+            return said
+
+        engine.carry = meddle  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_err6_a_thousand_files_vanish_while_they_are_sent(here: Rig, name: str) -> None:
+    for i in range(1500):
+        (here.primary / f"f{i:04}").write_bytes(b"%d" % i)
+    files = here.make()
+    engine = here.engine(name)
+
+    def vanish() -> None:
+        for i in range(1000):
+            (here.primary / f"f{i:04}").unlink(missing_ok=True)
+
+    Meddler(engine, vanish, None)
+    result = here.send(engine, files, files)
+    assert len(result.gone) == 1000 and len(result.sent) == 500
+    assert not result.problems
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn8_a_file_that_changes_meanwhile_is_sent_again(here: Rig, name: str) -> None:
+    path = here.primary / "f"
+    path.write_bytes(b"first")
+    (here.primary / "other").write_bytes(b"other")
+    files = here.make()
+    engine = here.engine(name)
+    after = iter((b"other", b"third!"))
+
+    def change() -> None:
+        data = next(after, None)
+        if data is not None:
+            path.write_bytes(data)
+
+    meddler = Meddler(engine, None, change)
+    result = here.send(engine, files, files)
+    assert result.sent == set(files)
+    assert meddler.calls == 3
+    here.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn8_same_size_and_time_but_changed_meanwhile(here: Rig, name: str) -> None:
+    path = here.primary / "f"
+    path.write_bytes(b"first")
+    files = here.make()
+    engine = here.engine(name)
+    once = iter((1,))
+
+    def change() -> None:
+        if next(once, None):
+            old = path.stat()
+            path.write_bytes(b"secnd")
+            os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+    meddler = Meddler(engine, None, change)
+    assert here.send(engine, files, files).sent == set(files)
+    assert meddler.calls == 2
+    here.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn8_a_name_that_leads_to_another_file_meanwhile(here: Rig, name: str) -> None:
+    path, aside = here.primary / "f", here.primary / "aside"
+    path.write_bytes(b"the file")
+    files = here.make()
+    engine = here.engine(name)
+
+    def swap() -> None:
+        if path.exists():
+            path.rename(aside)
+            path.write_bytes(b"impostor")
+
+    Meddler(engine, swap, None)
+    result = here.send(engine, files, files)
+    assert result.gone == files and not result.sent
+    here.scan()
+    assert here.send(here.engine(name), files).sent == set(files)
+    with open(here.there("f"), "rb") as f:
+        assert f.read() == b"the file"  # it is the object that counts; its new name is another record's
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn8_a_file_that_never_rests_goes_by_stream(here: Rig, name: str) -> None:
+    path = here.primary / "log"
+    path.write_bytes(b"line\n")
+    files = here.make()
+    engine = here.engine(name)
+
+    def grow() -> None:
+        with open(path, "ab") as f:
+            f.write(b"line\n")
+
+    meddler = Meddler(engine, None, grow)
+    result = here.send(engine, files, files)
+    assert meddler.calls == ROUNDS
+    assert result.sent == set(files)
+    assert engine.fallback.fell_back == files  # type: ignore[attr-defined]
+    assert "'log'" in here.lines[0] and "keeps changing" in here.lines[0]
+    here.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn5_a_program_that_lies_is_not_believed(here: Rig, name: str) -> None:
+    """Exit 0, nothing done: what gsyncd 10.3 takes for success with rsync 3.5."""
+    write(here.primary / "f", 5000)
+    files = here.make()
+    engine = here.engine(name)
+    engine.carry = lambda *_: ""  # type: ignore[method-assign,assignment]
+    result = here.send(engine, files, files)
+    assert engine.fallback.fell_back == files  # type: ignore[attr-defined]
+    assert "5000 bytes were sent, the secondary has 0" in here.lines[0]
+    assert result.sent == set(files)
+    here.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn5_a_staged_name_that_was_replaced_is_not_believed(here: Rig, name: str) -> None:
+    """What tar does with --xattrs: the real file keeps its old content."""
+    (here.primary / "f").write_bytes(b"old")
+    files = here.make()
+    engine = here.engine(name)
+    here.send(engine, files, files)
+    (here.primary / "f").write_bytes(b"new")
+
+    def replace(stage: Stage, names: list[str], _whole: bool) -> str:
+        staged = os.path.join(stage.there, names[0].encode())
+        os.unlink(staged)
+        with open(staged, "wb") as f:
+            f.write(b"new")
+        return ""
+
+    engine.carry = replace  # type: ignore[method-assign]
+    assert here.send(engine, files).sent == set(files)
+    assert engine.fallback.fell_back == files  # type: ignore[attr-defined]
+    assert "another file" in here.lines[0]
+    here.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn2_a_path_that_is_too_long_goes_by_stream(here: Rig, name: str) -> None:
+    os.makedirs(here.primary / "a")
+    fd = os.open(here.primary / "a", os.O_RDONLY)
+    for _ in range(17):
+        os.mkdir(b"d" * 250, dir_fd=fd)
+        below = os.open(b"d" * 250, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    with open(os.open("bottom", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd), "wb") as f:
+        f.write(b"bottom")
+    os.close(fd)
+    (here.primary / "short").write_bytes(b"short")
+    files = here.make()
+    engine = here.engine(name)
+    result = here.send(engine, files, files)
+    assert result.sent == set(files)
+    assert len(engine.fallback.fell_back) == 1  # type: ignore[attr-defined]
+    assert str(LONGEST_PATH)[:1] == "4" and "its path has" in here.lines[0]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn5_a_file_the_secondary_does_not_have_is_told_by_the_fallback(here: Rig, name: str) -> None:
+    (here.primary / "here").write_bytes(b"here")
+    files = here.make()
+    (here.primary / "not there").write_bytes(b"x")
+    here.scan()
+    missing = here.gfid("not there")
+    result = here.send(here.engine(name), [*files, missing])
+    assert result.sent == set(files)
+    assert [(p.gfid, p.operation) for p in result.problems] == [(missing, "DATA")]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_err3_a_full_secondary_is_the_whole_bricks_fault(scratch: Path, mounts: Mounts, name: str) -> None:
+    small = mounts.tmpfs("small", "6m")
+    rig = Rig(scratch / "rig", LOCAL, os.fsencode(small / "secondary"))
+    try:
+        write(rig.primary / "large", 20_000_000)
+        files = rig.make()
+        with pytest.raises(BrickFault, match="No space left"):
+            rig.engine(name).send(files, set(files), Result())
+        rig.clean()
+    finally:
+        rig.close()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn2_syn3_attributes_on_the_secondary_do_not_hinder(here: Rig, name: str) -> None:
+    """A file that nobody may write there is written all the same by root."""
+    (here.primary / "f").write_bytes(b"1")
+    files = here.make()
+    engine = here.engine(name)
+    here.send(engine, files, files)
+    (here.primary / "f").write_bytes(b"22")
+    (here.primary / "f").chmod(0o400)
+    os.chmod(here.there("f"), 0)
+    assert here.send(engine, files).sent == set(files)
+    here.assert_same()
+
+
+def test_syn2_no_such_program(here: Rig) -> None:
+    (here.primary / "f").write_bytes(b"1")
+    files = here.make()
+    with pytest.raises(TransferError, match="No such file") as e:
+        here.engine("rsync", command="no-such-rsync").send(files, set(), Result())
+    assert "sync_method" in e.value.hint
+    here.clean()
+
+
+def test_syn2_a_refused_option_is_told_in_rsyncs_own_words(rig: Rig) -> None:
+    (rig.primary / "f").write_bytes(b"1")
+    files = rig.make()
+    with pytest.raises(TransferError, match=r"exit 1: .*--no-such-option"):
+        rig.engine("rsync", options=("--no-such-option",)).send(files, set(), Result())
+    rig.clean()
+
+
+def test_syn2_options_and_environment_do_not_undo_what_must_be(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RSYNC_RSH", "false")
+    monkeypatch.setenv("RSYNC_PARTIAL_DIR", "partial")
+    monkeypatch.setenv("TAR_OPTIONS", "--no-such-option")
+    ordinary_tree(rig.primary)
+    files = list(dict.fromkeys(rig.make()))
+    engine = rig.engine("rsync", options=("--compress", "--xattrs", "--perms", "--times", "--size-only"))
+    assert rig.send(engine, files, files).sent == set(files)
+    (rig.primary / "small").write_bytes(b"x" * 100)
+    assert rig.send(engine, [rig.gfid("small")]).sent == {rig.gfid("small")}
+    assert rig.send(rig.engine("tarssh"), files).sent == set(files)
+    rig.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn7_the_limit_holds_for_all_jobs_together(here: Rig, name: str) -> None:
+    for i in range(300):
+        write(here.primary / f"f{i}", 20_000, i + 1)
+    files = here.make()
+    here.watch.bandwidth = Bandwidth(3_000_000)
+    parallel = Parallel(lambda: _engine(here, name), lambda: 3, "limited")
+    began = time.monotonic()
+    result = here.send(parallel, files, files)
+    took = time.monotonic() - began
+    assert parallel.close(30)
+    assert result.sent == set(files)
+    assert 1.8 < took < 6
+    here.assert_same()
+
+
+def _engine(rig: Rig, name: str) -> Engine:
+    view = rig.new_view()
+    return Engine(rig.engine(name, view=view), view.close)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn1_several_jobs_send_side_by_side(rig: Rig, name: str) -> None:
+    for d in range(10):
+        (rig.primary / f"d{d}").mkdir()
+        for i in range(40):
+            write(rig.primary / f"d{d}" / f"f{i}", i * 97, i + 1)
+    files = rig.make()
+    made: list[Engine] = []
+
+    def make() -> Engine:
+        made.append(_engine(rig, name))
+        return made[-1]
+
+    parallel = Parallel(make, lambda: 3, "side by side")
+    result = rig.send(parallel, files, files)
+    assert parallel.close(30)
+    assert result.sent == set(files) and result.files == len(files)
+    assert len(made) > 1
+    rig.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_err6_a_stop_ends_the_children(here: Rig, name: str) -> None:
+    write(here.primary / "large", 3_000_000)
+    files = here.make()
+    here.watch.bandwidth = Bandwidth(50_000)
+    failed: list[EngineError] = []
+
+    def send() -> None:
+        try:
+            here.engine(name).send(files, set(), Result())
+        except EngineError as e:
+            failed.append(e)
+
+    thread = threading.Thread(target=send)
+    before = set(below(os.getpid()))
+    thread.start()
+    while here.watch.throttled < 100_000:
+        thread.join(0.01)
+        assert thread.is_alive()
+    here.watch.stop.set()
+    here.watch.bandwidth.wake()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [e.code for e in failed] == ["stopping"]
+    assert set(below(os.getpid())) <= before
+    here.clean()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_err6_a_line_that_stalls_is_given_up(scratch: Path, sshd: Sshd, name: str) -> None:
+    with Line(sshd.port) as line:
+        rig = Rig(scratch, ssh_target(sshd))
+        try:
+            write(rig.primary / "large", 20_000_000)
+            files = rig.make()
+            engine = rig.engine(name, timeout=3)
+            engine.target = ssh_target(sshd, line.port)
+            before = set(below(os.getpid()))
+            Meddler(engine, line.stall, None)
+            with pytest.raises(TransferError) as e:
+                engine.send(files, set(), Result())
+            assert e.value.code == "transfer-stalled" or "timeout" in e.value.text, e.value.text
+            assert set(below(os.getpid())) <= before
+            rig.clean()
+        finally:
+            line.heal()
+            rig.close()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_err6_a_line_that_breaks_says_so(scratch: Path, sshd: Sshd, name: str) -> None:
+    with Line(sshd.port) as line:
+        rig = Rig(scratch, ssh_target(sshd))
+        try:
+            write(rig.primary / "large", 20_000_000)
+            files = rig.make()
+            engine = rig.engine(name)
+            engine.target = ssh_target(sshd, line.port)
+            Meddler(engine, line.cut, None)
+            with pytest.raises(TransferError, match=r"exit (255|12)"):
+                engine.send(files, set(), Result())
+            rig.clean()
+        finally:
+            rig.close()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_err6_a_link_that_is_gone_ends_the_transfer(here: Rig, name: str) -> None:
+    (here.primary / "f").write_bytes(b"1")
+    files: list[Gfid] = here.make()
+    engine = here.engine(name)
+    Meddler(engine, here.link.close, None)
+    with pytest.raises(LinkError):
+        engine.send(files, set(), Result())
+
+
+def test_syn3_both_tars_count(here: Rig, tmp_path: Path) -> None:
+    """A local tar that cannot even start its work is noticed, and so is the one that takes."""
+    (here.primary / "f").write_bytes(b"1")
+    files = here.make()
+    for broken in ("--create", "--extract"):
+        fake = tmp_path / broken / "tar"
+        fake.parent.mkdir()
+        real = subprocess.run(["which", "tar"], capture_output=True, text=True, check=True).stdout.strip()
+        fake.write_text(f'#!/bin/sh\ncase "$*" in *{broken}*) echo broken >&2; exit 3;; esac\nexec {real} "$@"\n')
+        fake.chmod(0o755)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+            with pytest.raises(TransferError, match="exit 3: broken"):
+                here.engine("tarssh").send(files, set(), Result())
+        here.clean()
