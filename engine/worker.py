@@ -573,6 +573,9 @@ class _Batches:
         sources: list[Source] = []
         broken: list[Failure] = []
         for one in closed:
+            if one.records is not None:
+                sources.append(Source(one.changelog, one.records))
+                continue
             try:
                 decoded = self.worker.primary.journal.read(one.changelog)
             except JournalError as e:

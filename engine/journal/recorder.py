@@ -13,7 +13,7 @@ from engine.agent.index import Index
 from engine.journal.dirty import Source, WatchLimit
 from engine.journal.differ import Differ
 from engine.journal.writer import JournalWriter
-from engine.model import Changelog, EngineError, Gfid
+from engine.model import Changelog, EngineError, Gfid, Record
 from engine.volume.handles import RootError, RootIdentity
 from engine.volume.tree import Gone, TreeView
 
@@ -29,6 +29,9 @@ SCAN = 60.0
 STEP = 20_000
 """Objects looked at in one slice of a walk, so that changes meanwhile do not wait for all of it."""
 
+IN_HAND = 6
+"""Closed slices whose records are kept in memory too."""
+
 READY = 20_000
 """Closed slices kept in memory for the worker; what is beyond is found on the disk again (SAFE-6)."""
 
@@ -43,6 +46,8 @@ class Closed:
     changelog: Changelog
     complete: bool
     since: float | None = None
+    records: list[Record] | None = None
+    """What was written, for a worker that keeps up; None where it has to be read from the file."""
 
 
 class Recorder:
@@ -354,7 +359,7 @@ class Recorder:
             if records:
                 self._unfinished += 1
                 changelog = self.writer.write_xsync(self.writer.last, self._unfinished, records)
-                self._commit(Closed(changelog, False, since))
+                self._commit(Closed(changelog, False, since, records if len(self._ready) < IN_HAND else None))
             else:
                 self.index.commit(durable=True)
             if not pending:
@@ -365,7 +370,8 @@ class Recorder:
         elif records or flush > self._flush_done or now - self._written >= HEARTBEAT:
             self._written = now
             changelog = self.writer.write(records)
-            self._commit(Closed(changelog, True, since if records else None))
+            kept = records if records and len(self._ready) < IN_HAND else None
+            self._commit(Closed(changelog, True, since if records else None, kept))
         self._first = None
         if crawl_ended:
             self.crawl_reason = None
