@@ -15,6 +15,8 @@ from typing import Any, Protocol, TextIO
 from engine.events import line_text
 from engine.model import EngineError
 from engine.session import Session
+from georep_tui import output
+from georep_tui.output import DONE, INCOMPLETE, INTERNAL, INTERRUPTED, USAGE
 from georep_tui.view import units
 
 KEPT_LINES = 10_000
@@ -25,8 +27,6 @@ TICK = 0.5
 
 GIVE_UP, GIVE_UP_UNBEGUN = 5, 2
 """With --once: faults in a row after which the run ends, of a brick that was replicated and of one that never was."""
-
-DONE, INCOMPLETE, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 class Screen(Protocol):
@@ -132,8 +132,7 @@ def run_headless(
         finally:
             session.stop()
     if error is not None:
-        hint = f" ({error.hint})" if error.hint else ""
-        sys.stderr.write(" ".join(f"georep-tui: {error.text}{hint}".split()) + "\n")
+        output.error(error.text, error.hint)
     return code
 
 
