@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from engine.journal.dirty import Dirty, Source, WatchLimit
 from engine.journal.fanotify import Fanotify, FanotifyUnavailable
 from engine.journal.inotify import Inotify
 from engine.model import EngineError, Gfid
-from engine.volume.handles import filesystem_type
+from engine.volume.handles import filesystem_type, gfid_of, name_to_handle
 
 _SHARED = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse", "9p", "ceph", "afs", "lustre", "gpfs", "gfs2", "ocfs2", "coda",
@@ -57,11 +57,34 @@ class Scan:
         """Not needed."""
 
 
-def open_source(kind: str, root: bytes, brick_id: bytes, log: Callable[[str, str], None]) -> Source:
+def open_source(
+    kind: str, root: bytes, brick_id: bytes, log: Callable[[str, str], None], beside: Iterable[bytes] = ()
+) -> Source:
     """The best source there is (`auto`), or the one that is asked for; why it is a lesser one goes to `log`.
 
-    Raises EngineError when the one that is asked for can't be had.
+    `beside` are directories of our own on what may be the tree's filesystem: what happens there and below is not
+    heard, or writing an idle brick's state would wake its recorder. Raises EngineError when the one that is asked for
+    can't be had.
     """
+    source = _open(kind, root, brick_id, log)
+    if isinstance(source, Fanotify):
+        for path in beside:
+            source.ignore(list(_directories(path, root, brick_id)))
+    return source
+
+
+def _directories(path: bytes, root: bytes, brick_id: bytes) -> Iterator[Gfid]:
+    """The gfids of a directory and all below it, if on the filesystem of `root`; never the root's or what is in it."""
+    tree = os.stat(root)
+    for _, below, _, fd in os.fwalk(path):
+        st = os.fstat(fd)
+        if st.st_dev != tree.st_dev or st.st_ino == tree.st_ino:
+            below.clear()
+            continue
+        yield gfid_of(brick_id, name_to_handle(fd, b""))
+
+
+def _open(kind: str, root: bytes, brick_id: bytes, log: Callable[[str, str], None]) -> Source:
     if kind == "scan":
         return Scan()
     if kind == "auto":

@@ -202,6 +202,23 @@ def test_root_gets_fanotify(base: Path) -> None:
     assert source.name == "fanotify" and not said
 
 
+def test_the_engine_s_own_directories_are_not_heard_but_the_tree_in_them_is(base: Path) -> None:
+    tree = base / "state" / "tree"
+    (tree / "below").mkdir(parents=True)
+    source = open_source("auto", os.fsencode(tree), BRICK, lambda *_: None, beside=[os.fsencode(base / "state")])
+    try:
+        (base / "state" / "marks").write_bytes(b"x")
+        (base / "state" / "journal" / "CHANGELOG").write_bytes(b"x")
+        source.settle()
+        assert len(source.take()) == 0
+        (tree / "f").touch()
+        (tree / "below" / "g").touch()
+        source.settle()
+        assert {name for _, name in source.take().slots} == {b"f", b"g"}
+    finally:
+        source.stop()
+
+
 def test_a_scan_never_wakes_and_has_nothing(scratch: Path) -> None:
     source = open_source("scan", os.fsencode(scratch), BRICK, lambda *_: None)
     assert isinstance(source, Scan) and source.periodic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -395,3 +396,46 @@ def test_a_directory_is_watched_while_events_flow_and_none_is_lost(watch: Callab
     dirty = entries(w.taken())
     lost += [i for i in range(251, 300) if w.slot(f"d{i}/first") not in dirty]
     assert not lost
+
+
+def test_both_halves_of_a_rename_come_in_one_slice_MRK_9(watch: Callable[..., Watched]) -> None:
+    w = watch()
+    for name in ("a", "b"):
+        (w.root / name).mkdir()
+        w.watch(name)
+    (w.root / "a" / "x").touch()
+    here, there = w.slot("a/x"), w.slot("b/x")
+    w.taken()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chdir(w.root)
+            while True:
+                os.rename("a/x", "b/x")
+                os.rename("b/x", "a/x")
+        finally:
+            os._exit(1)
+    halves = slices = 0
+    try:
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            slots = w.taken().slots
+            slices += here in slots
+            halves += (here in slots) != (there in slots)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert slices > 100
+    assert not halves, f"{halves} of {slices} slices had one half of a rename"
+
+
+def test_a_move_out_of_the_tree_does_not_hold_up_a_slice(watch: Callable[..., Watched]) -> None:
+    w = watch()
+    for i in range(20):
+        (w.root / f"f{i}").touch()
+    w.taken()
+    began = time.monotonic()
+    for i in range(20):
+        (w.root / f"f{i}").rename(w.root.parent / "outside" / f"f{i}")
+        assert w.slot(f"f{i}") in entries(w.taken())
+    assert time.monotonic() - began < 2
