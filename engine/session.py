@@ -137,6 +137,7 @@ class Session:
         )
         ledger = Ledger(os.path.join(state, "failures.db"))
         ledger.retry_all()
+        status.count_before = ledger.before
         status.failures(ledger.size, ledger.oldest)
         target = SshTarget(
             where.host, where.user, where.port or (options.ssh_port or None), options.ssh_command,

@@ -474,6 +474,7 @@ class _Batches:
                 raise self.link.broken
             worker._forced_crawl()
             if worker.paused:
+                self._show_backlog(recorder)
                 self.status.paused()
                 worker.wake.wait(5)
                 continue
@@ -526,9 +527,12 @@ class _Batches:
     def _most(self) -> int:
         return max(1, min(self.options.max_history_changelogs_in_batch, self.options.max_data_changelogs_in_batch))
 
-    def _show(self, recorder: Recorder) -> None:
+    def _show_backlog(self, recorder: Recorder) -> None:
         count, nbytes, since = recorder.backlog()
         self.status.backlog(count, nbytes, since)
+
+    def _show(self, recorder: Recorder) -> None:
+        self._show_backlog(recorder)
         if recorder.crawling:
             self.status.crawl("hybrid", recorder.crawl_since, recorder.differ.seen_objects, None)
         else:
@@ -554,7 +558,9 @@ class _Batches:
         if not self._guard(todo, dead, failures):
             return False
         self.batch_id += 1
-        self.status.batch_begin(self.batch_id, changelogs=len(real), entries=len(todo.entries), files=len(todo.data))
+        self.status.batch_begin(
+            self.batch_id, changelogs=len(real), entries=len(todo.entries), files=len(todo.data), metas=len(todo.meta)
+        )
         result = Result()
         started = time.monotonic()
         self._apply(recorder, todo, result)
