@@ -22,6 +22,8 @@ from engine.options import Options
 from engine.reconcile import Decision, Reconciler, slot_params
 from engine.status import BrickStatus
 from engine.transfer.base import Transfer
+from engine.transfer.choose import parallel
+from engine.transfer.jobs import Parallel
 from engine.transfer.limit import Bandwidth
 from engine.transfer.stream import Stream
 from engine.verify import differing
@@ -259,8 +261,11 @@ class Worker:
             self.ever_connected = True
             view = self.primary.view()
             batch = _Batches(self, link, view)
-            batch.recover_limbo()
-            batch.run()
+            try:
+                batch.recover_limbo()
+                batch.run()
+            finally:
+                batch.close()
         finally:
             self.link = None
             link.close()
@@ -430,6 +435,7 @@ class _Batches:
         self.status = worker.status
         self.options = worker.options()
         self.batch_id = 0
+        self._jobs_of: Parallel | None = None
         self.transfer = self._transfer()
         self.applier = self._applier()
         self.reconciler = Reconciler(view, link, self.applier, self.transfer, self._decided)
@@ -453,9 +459,20 @@ class _Batches:
         return Applier(self.view, self.link, self, inline=inline, xattrs=self.options.sync_xattrs)
 
     def _transfer(self) -> Transfer:
-        stream = Stream(self.view, self.link, self, delta_threshold=self.options.delta_threshold,
-                        xattrs=self.options.sync_xattrs)  # fmt: skip
-        return stream
+        """The engine that `sync_method` names."""
+        worker, options = self.worker, self.options
+        if options.sync_method == "stream":
+            return Stream(self.view, self.link, self, delta_threshold=options.delta_threshold, xattrs=options.sync_xattrs)
+        self._jobs_of = parallel(
+            worker.options, worker.primary.view, self.link, self, root=os.path.abspath(worker.primary.root),
+            state=worker.primary.state, target=worker.seat.target, log=worker.log, name=worker.seat.primary_text,
+        )  # fmt: skip
+        return self._jobs_of
+
+    def close(self) -> None:
+        """End the transfer jobs."""
+        if self._jobs_of is not None:
+            self._jobs_of.close(30)
 
     def _decided(self, decision: Decision) -> None:
         self.worker.log("info", f"{decision.row}: {decision.text}")
