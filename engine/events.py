@@ -35,10 +35,11 @@ class EventLog:
         return self._seq
 
     def publish(self, event: str, **fields: Any) -> None:
-        """Add an event; fields must be fit for JSON."""
+        """Add an event, its words with `_` between; fields must be fit for JSON."""
         with self._more:
             self._seq += 1
-            self._events.append({"event": event, "seq": self._seq, "time": time.time(), **fields})
+            name = event.replace(" ", "_")
+            self._events.append({"event": name, "seq": self._seq, "time": time.time(), **fields})
             self._more.notify_all()
 
     def since(self, seq: int) -> list[dict[str, Any]] | None:

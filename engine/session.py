@@ -55,6 +55,7 @@ class Session:
         self.name = spec.name
         os.makedirs(state, mode=0o700, exist_ok=True)
         self._lock_fd = self._take_lock()
+        self._created = False
         facts = self._identify()
         self.id = str(facts["id"])
         self.node = socket.gethostname()
@@ -96,6 +97,7 @@ class Session:
             with open(path, encoding="utf-8") as f:
                 known: dict[str, Any] = json.load(f)
         except FileNotFoundError:
+            self._created = True
             known = {"id": str(uuid.uuid4()), **wanted}
             temp = path + ".new"
             with open(temp, "w", encoding="utf-8") as f:
@@ -148,6 +150,7 @@ class Session:
         def event(what: str, fields: dict[str, Any]) -> None:
             self.events.publish(what, session=self.name, brick=ident, **fields)
 
+        status.on_event = event
         worker = Worker(
             seat, primary, lambda: self.config.options, status, ledger, self.bandwidth, log, event, self._idle, self._fatal
         )  # fmt: skip
@@ -159,6 +162,8 @@ class Session:
     def start(self) -> None:
         """Start every brick's worker."""
         self._started = True
+        if self._created:
+            self.events.publish("create", session=self.name)
         self.events.publish("start", session=self.name)
         self.log.write("info", f"georep-tui {__version__}: session {self.name}, {self.facts.primary} to {self.facts.secondary}")
         for brick in self.bricks:

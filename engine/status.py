@@ -119,6 +119,8 @@ class BrickStatus:
         self.last_verify: dict[str, Any] | None = None
         self.count_before: Callable[[float], int] | None = None
         """How many of the ledger's entries began at or before a unix time; without it all or none are counted."""
+        self.on_event: Callable[[str, dict[str, Any]], None] = lambda _name, _fields: None
+        """Called, outside any lock, with what changed: active, crawl changed, checkpoint completed (STA-4)."""
         self._saved = 0.0
         self._restarts: deque[dict[str, Any]] = deque(maxlen=50)
         self._load()
@@ -178,11 +180,13 @@ class BrickStatus:
     def active(self) -> bool:
         """The worker replicates; True when that is a change."""
         with self._lock:
-            changed = self.status != "Active"
+            changed = self.status != "Active" and self._hold is None
             self.status = "Held" if self._hold is not None else "Active"
-            if changed and self._hold is None:
+            if changed:
                 self._error = None
-            return changed and self._hold is None
+        if changed:
+            self.on_event("active", {})
+        return changed
 
     def faulty(self, error: EngineError, attempt: int, retry_at: float) -> None:
         """The worker failed and will be started again (ERR-4)."""
@@ -232,8 +236,10 @@ class BrickStatus:
                 self.totals.crawls += 1
                 self._crawls.append({"kind": kind, "since": since or time.time()})
             since = since or (time.time() if changed else self._crawl["since"])
-            self._crawl = {"kind": kind, "since": since, "seen": seen, "total": total}
-            return changed
+            before, self._crawl = self._crawl, {"kind": kind, "since": since, "seen": seen, "total": total}
+        if changed:
+            self.on_event("crawl changed", {"kind": kind, "old": before["kind"]})
+        return changed
 
     def backlog(self, changelogs: int, nbytes: int, since: float | None) -> None:
         """Closed slices that wait, and the unix time of the oldest change not on the secondary."""
@@ -296,6 +302,10 @@ class BrickStatus:
             done = bool(self.checkpoint.completed) and not before.completed
         if done:
             self.save()
+            self.on_event("checkpoint completed", {
+                "checkpoint": self.checkpoint.time, "completion_time": self.checkpoint.completion_time,
+                "failures_before": self._failures_before(),
+            })  # fmt: skip
         return done
 
     def set_checkpoint(self, at: int | None) -> None:

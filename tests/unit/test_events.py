@@ -24,6 +24,7 @@ def test_sta_4_numbered_and_replayed() -> None:
     assert [(e["seq"], e["id"]) for e in found] == [(3, 2), (4, 3), (5, 4)]
     assert events.since(5) == []
     assert events.seq == 5
+    assert found[0]["event"] == "batch_done"
 
 
 def test_sta_4_what_is_no_longer_kept_is_said() -> None:

@@ -250,6 +250,27 @@ def test_sta_2_a_checkpoint_with_failures_before_it(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_sta_4_what_changed_is_told_once(tmp_path: Path) -> None:
+    """STA-4: active, crawl changed, checkpoint completed."""
+    status = _status(tmp_path)
+    told: list[tuple[str, dict[str, Any]]] = []
+    status.on_event = lambda name, fields: told.append((name, fields))
+    _live(status)
+    _live(status)
+    assert [name for name, _ in told] == ["crawl changed", "active", "active"], "initializing lies between"
+    assert told[0][1] == {"kind": "live", "old": None}
+    status.set_checkpoint(2000)
+    status.active()
+    status.synced(Mark(1999, 0))
+    assert len(told) == 3
+    status.synced(Mark(2000, 0))
+    status.synced(Mark(2001, 0))
+    assert [name for name, _ in told[3:]] == ["checkpoint completed"]
+    assert told[3][1]["checkpoint"] == 2000
+    status.crawl("hybrid", 5.0, 0, None)
+    assert told[4] == ("crawl changed", {"kind": "hybrid", "old": "live"})
+
+
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     found = _seen(_status(tmp_path, os.fsdecode(b"/srv/\xff")))
     assert (found["brick"], found["brick_b64"]) == ("/srv/\\xff", "L3Nydi//")
