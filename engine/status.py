@@ -301,19 +301,27 @@ class BrickStatus:
             self.checkpoint = before.reached(mark, time.time())
             done = bool(self.checkpoint.completed) and not before.completed
         if done:
-            self.save()
-            self.on_event("checkpoint completed", {
-                "checkpoint": self.checkpoint.time, "completion_time": self.checkpoint.completion_time,
-                "failures_before": self._failures_before(),
-            })  # fmt: skip
+            self._completed()
         return done
 
     def set_checkpoint(self, at: int | None) -> None:
-        """A person set or cleared the checkpoint."""
+        """A person set or cleared the checkpoint; one that was passed already is complete at once."""
         with self._lock:
-            self.checkpoint = self.checkpoint.set(at)
-            self.checkpoint = self.checkpoint.reached(self.mark, time.time())
+            before = self.checkpoint
+            self.checkpoint = before.set(at).reached(self.mark, time.time())
+            done = bool(self.checkpoint.completed) and self.checkpoint != before
+        if done:
+            self._completed()
+        else:
+            self.save()
+
+    def _completed(self) -> None:
+        """The checkpoint was reached: keep that, and tell it."""
         self.save()
+        self.on_event("checkpoint completed", {
+            "checkpoint": self.checkpoint.time, "completion_time": self.checkpoint.completion_time,
+            "failures_before": self._failures_before(),
+        })  # fmt: skip
 
     def failures(self, size: int, oldest: float | None) -> None:
         """The ledger's size and its oldest entry's time."""

@@ -267,8 +267,11 @@ def test_sta_4_what_changed_is_told_once(tmp_path: Path) -> None:
     status.synced(Mark(2001, 0))
     assert [name for name, _ in told[3:]] == ["checkpoint completed"]
     assert told[3][1]["checkpoint"] == 2000
+    status.set_checkpoint(1500)
+    status.set_checkpoint(1500)
+    assert [fields["checkpoint"] for _, fields in told[4:]] == [1500], "passed already: complete at once, and once"
     status.crawl("hybrid", 5.0, 0, None)
-    assert told[4] == ("crawl changed", {"kind": "hybrid", "old": "live"})
+    assert told[5] == ("crawl changed", {"kind": "hybrid", "old": "live"})
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
