@@ -38,7 +38,8 @@ class Differ:
     """Compares dirty slots and objects with the index and writes the difference down as records.
 
     The index is changed as the records are emitted, inside its open transaction: the owner makes the records durable
-    first and commits the index then. `filter_for(index)` gives `excluded(parent, name, is_dir)`, which hides a name (CRW-10). `on_directory(gfid)` is
+    first and commits the index then. `filter_for(index)` gives `excluded(parent, name, is_dir)`, which hides a name
+    (CRW-10). `on_directory(gfid)` is
     called for each directory newly in the tree, before it is listed: the place to watch it. `budget` is the number
     of records at which a slice is full and walking goes on in the next one.
     """

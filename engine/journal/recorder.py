@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.agent.index import Index
-from engine.journal.dirty import Source, WatchLimit
 from engine.journal.differ import Differ
+from engine.journal.dirty import Source, WatchLimit
 from engine.journal.writer import JournalWriter
 from engine.model import Changelog, EngineError, Gfid, Record
 from engine.volume.handles import RootError, RootIdentity
