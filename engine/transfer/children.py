@@ -113,8 +113,8 @@ class Child:
 class Children:
     """The children and pumps of one transfer. Leaving the `with` kills what is left and joins everything.
 
-    `timeout` is how many seconds nothing may move before all are killed; `tick` is called several times a second and
-    stops the transfer by raising.
+    `timeout` is how many seconds nothing may move before all are killed, 0 for any time; `tick` is called several
+    times a second and stops the transfer by raising.
     """
 
     def __init__(self, timeout: float, tick: Callable[[], None]) -> None:
@@ -256,7 +256,7 @@ class Children:
             seen = self._moved()
             if seen != moved or any(p.throttled for p in self._pumps):
                 moved, since = seen, now
-            elif now - since > self._timeout:
+            elif 0 < self._timeout < now - since:
                 self._stalled(now - since)
 
     def _drain(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import socket
 import subprocess
@@ -41,7 +42,7 @@ os.execvp(words[0], words)
 """
 
 _DATA_ONLY = (
-    "--files-from=-", "--from0", "--copy-links", "--inplace", "--ignore-times", "--existing", "--numeric-ids",
+    "--files-from=-", "--from0", "--copy-links", "--inplace", "--ignore-times", "--numeric-ids",
     "--no-implied-dirs", "--no-perms", "--no-owner", "--no-group", "--no-times", "--no-xattrs", "--no-acls",
 )  # fmt: skip
 
@@ -57,7 +58,11 @@ _HINTS = {
 
 
 class RsyncTransfer(Staged):
-    """Sends content with rsync (SYN-2). `options` are words for rsync, put before our own; `command` is ours to run."""
+    """Sends content with rsync (SYN-2).
+
+    `command` is the rsync to run here, with its words; `options` are more, put before ours, which win; `existing`
+    keeps rsync from making what is not staged there.
+    """
 
     name = "rsync"
 
@@ -76,12 +81,14 @@ class RsyncTransfer(Staged):
         xattrs: bool = True,
         command: str = "rsync",
         options: tuple[str, ...] = (),
+        existing: bool = True,
     ) -> None:
         super().__init__(
             view, link, watch, fallback, root=root, state=state, target=target, log=log, timeout=timeout, xattrs=xattrs
         )
         self._command = shlex.split(command)
         self._options = options
+        self._existing = existing
         self._sparse = True
 
     def carry(self, stage: Stage, names: list[str], whole: bool) -> str:
@@ -106,15 +113,15 @@ class RsyncTransfer(Staged):
             shell = [sys.executable, "-I", "-S", "-c", _SHELL, str(theirs.fileno())]
             if not local:
                 shell += ssh_words(self.target)
-            argv: list[str | bytes] = [
-                *self._command, *self._options, *_DATA_ONLY, f"--timeout={max(1, round(self.timeout))}",
-                *(["--sparse"] if self._sparse else []), *(["--whole-file"] if whole or local else []),
-                "-e", " ".join(map(rsync_word, shell)),
-                "--rsync-path=" + ("rsync" if local else stage_command(stage.there, stage.some, "rsync")),
-                ".", "secondary:." if local else f"{_host(self.target)}:.",
-            ]  # fmt: skip
+            words = [*self._command, *self._options, *_DATA_ONLY, f"--timeout={math.ceil(self.timeout)}"]
+            words += [word for word, wanted in (
+                ("--existing", self._existing), ("--sparse", self._sparse), ("--whole-file", whole or local),
+            ) if wanted]  # fmt: skip
+            words += ["-e", " ".join(map(rsync_word, shell))]
+            words.append("--rsync-path=" + ("rsync" if local else stage_command(stage.there, stage.some, "rsync")))
+            words += [".", "secondary:." if local else f"{_host(self.target)}:."]
             child = children.start(
-                "rsync", argv, stdin=children.text("\0".join(names).encode()), stdout=subprocess.DEVNULL,
+                "rsync", words, stdin=children.text("\0".join(names).encode()), stdout=subprocess.DEVNULL,
                 cwd=stage.here, pass_fds=(theirs.fileno(),), extra={b"GEOREP_STAGE": stage.there} if local else {},
             )  # fmt: skip
             socket.send_fds(ours, [b"\0"], [out_write, back_read])

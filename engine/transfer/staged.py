@@ -66,8 +66,8 @@ class Staged(ABC):
     """A transfer engine that has content carried by a program (SYN-2, SYN-3). Used by one thread.
 
     `root` is the absolute path of the tree `view` looks at; `state` the brick's state directory; `target` where the
-    secondary is; `timeout` how many seconds nothing may move. What the program cannot take goes to `fallback`, and
-    `log(level, text)` says so.
+    secondary is; `timeout` how many seconds nothing may move, 0 for any time. What the program cannot take goes to
+    `fallback`, and `log(level, text)` says so.
     """
 
     name = ""

@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from engine.agent.index import Index
 from engine.apply import BrickFault, Result
 from engine.link import LinkError
 from engine.model import EngineError, Gfid
+from engine.options import Options
 from engine.transfer.children import TransferError
+from engine.transfer.choose import parallel
 from engine.transfer.jobs import Engine, Parallel
 from engine.transfer.limit import Bandwidth
 from engine.transfer.staged import LONGEST_PATH, ROUNDS, Stage
+from engine.volume.handles import can_open_by_handle
+from engine.volume.tree import TreeView
 from tests.system.line import Line
 from tests.system.places import Mounts
 from tests.system.processes import below
@@ -542,3 +547,56 @@ def test_syn3_both_tars_count(here: Rig, tmp_path: Path) -> None:
             with pytest.raises(TransferError, match="exit 3: broken"):
                 here.engine("tarssh").send(files, set(), Result())
         here.clean()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn1_as_configured(rig: Rig, name: str) -> None:
+    """The engine, its jobs and rsync's words are those of the configuration; the number of jobs is that of now."""
+    for i in range(400):
+        write(rig.primary / f"f{i}", i, i + 1)
+    leftover = rig.state / "stage" / "of an earlier process"
+    leftover.mkdir(parents=True)
+    files = rig.make()
+    now = Options(sync_method=name, sync_jobs=1, rsync_options="--compress --no-such-option", rsync_ssh_options="-4")
+
+    def new_view() -> TreeView:
+        fd = os.open(rig.primary, os.O_RDONLY)
+        return TreeView(fd, rig.brick, Index(str(rig.state / "index.db"), reader=True), can_open_by_handle(fd))
+
+    def open_files() -> list[str]:
+        """What is open but the index, whose descriptors SQLite keeps until its last connection closes."""
+        links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+        return sorted(t for t in (os.readlink(x) for x in links if os.path.lexists(x)) if "/index.db" not in t)
+
+    before = open_files()
+    engine = parallel(
+        lambda: now, new_view, rig.link, rig.watch, root=os.fsencode(rig.primary), state=str(rig.state),
+        target=rig.target, log=lambda _level, text: rig.lines.append(text), name="configured",
+    )  # fmt: skip
+    try:
+        assert not leftover.exists()
+        if name == "rsync":
+            with pytest.raises(TransferError, match="no-such-option"):
+                engine.send(files, set(files), Result())
+        else:
+            engine.send(files[:1], set(files), Result())
+        assert len([t for t in threading.enumerate() if t.name.startswith("configured job")]) == 1
+    finally:
+        assert engine.close(30)
+    now = Options(sync_method=name, sync_jobs=4, rsync_options="--compress")
+    engine = parallel(
+        lambda: now, new_view, rig.link, rig.watch, root=os.fsencode(rig.primary), state=str(rig.state),
+        target=rig.target, log=lambda _level, text: rig.lines.append(text), name="configured",
+    )  # fmt: skip
+    try:
+        assert rig.send(engine, files, files).sent == set(files)
+        assert len([t for t in threading.enumerate() if t.name.startswith("configured job")]) == 4
+        now = Options(sync_method=name, sync_jobs=2)
+        assert rig.send(engine, files[:10]).sent == set(files[:10])
+        assert len([t for t in threading.enumerate() if t.name.startswith("configured job")]) == 2
+    finally:
+        assert engine.close(30)
+    assert not [t for t in threading.enumerate() if t.name.startswith("configured job")]
+    assert open_files() == before
+    assert not rig.lines
+    rig.assert_same()
