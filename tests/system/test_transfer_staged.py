@@ -25,6 +25,7 @@ from engine.transfer.staged import LONGEST_PATH, ROUNDS, Stage
 from engine.volume.handles import can_open_by_handle
 from engine.volume.tree import TreeView
 from tests.system.line import Line
+from tests.system.ordinary import OrdinaryUser
 from tests.system.places import Mounts
 from tests.system.processes import below
 from tests.system.sshd import Sshd
@@ -600,3 +601,29 @@ def test_syn1_as_configured(rig: Rig, name: str) -> None:
     assert open_files() == before
     assert not rig.lines
     rig.assert_same()
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn2_syn3_an_ordinary_user_there(scratch: Path, sshd: Sshd, ordinary: OrdinaryUser, name: str) -> None:
+    """What rsync and tar may not write there goes by stream, which may: the agent owns it."""
+    who = (ordinary.uid, ordinary.gid)
+    rig = Rig(scratch, ssh_target(sshd, uid=ordinary.uid), owner=who)
+    try:
+        for file, mode in (("plain", 0o644), ("read-only", 0o444)):
+            write(rig.primary / file, 3000, mode + 1)
+            (rig.primary / file).chmod(mode)
+            os.chown(rig.primary / file, *who)
+        files = rig.make()
+        engine = rig.engine(name)
+        assert rig.send(engine, files, files).sent == set(files)
+        rig.assert_same()
+        for file in ("plain", "read-only"):
+            write(rig.primary / file, 5000, 7)
+        result = rig.send(engine, files)
+        assert not result.problems
+        assert result.sent == set(files)
+        assert rig.gfid("plain") not in engine.fallback.fell_back  # type: ignore[attr-defined]
+        rig.assert_same()
+    finally:
+        rig.close()

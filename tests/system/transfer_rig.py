@@ -29,9 +29,9 @@ from tests.system.sshd import HOST, Sshd
 LOCAL = SshTarget(None)
 
 
-def ssh_target(sshd: Sshd, port: int | None = None) -> SshTarget:
-    """The private sshd as a target, its configuration given as a person gives it."""
-    return SshTarget(HOST, options=("-F", str(sshd.client(port=port))), connect_timeout=20)
+def ssh_target(sshd: Sshd, port: int | None = None, uid: int | None = None) -> SshTarget:
+    """The private sshd as a target, its configuration given as a person gives it; `uid` is who to be there."""
+    return SshTarget(HOST, options=("-F", str(sshd.client(port=port, uid=uid))), connect_timeout=20)
 
 
 class Watcher:
@@ -77,13 +77,18 @@ class Recorded:
 class Rig:
     """Primary and secondary below `base`. `close` ends the agent."""
 
-    def __init__(self, base: Path, target: SshTarget = LOCAL, secondary: bytes = b"secondary") -> None:
+    def __init__(
+        self, base: Path, target: SshTarget = LOCAL, secondary: bytes = b"secondary",
+        owner: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         self.primary = base / "primary"
         self.primary.mkdir(parents=True)
         self.state = base / "state"
         self.state.mkdir()
         self.secondary = os.path.join(os.fsencode(base), secondary)
         os.makedirs(self.secondary)
+        if owner is not None:
+            os.chown(self.secondary, *owner)
         self.target = target
         self.watch = Watcher()
         self.lines: list[str] = []
