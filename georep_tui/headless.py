@@ -230,7 +230,7 @@ def _once(bricks: list[dict[str, Any]], begun: set[str]) -> tuple[int, EngineErr
 def _settled(brick: dict[str, Any]) -> bool:
     """Held, or with nothing left to do."""
     idle = brick["batch"] is None and (brick["backlog"] or {}).get("changelogs") == 0
-    return brick["status"] == "Held" or (brick["status"] == "Active" and idle and brick["lag_seconds"] == 0)
+    return brick["status"] == "Held" or (brick["status"] == "Active" and idle and brick["crawl"]["kind"] == "live")
 
 
 def _tell_dry_run(session: Session) -> None:
