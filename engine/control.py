@@ -61,6 +61,8 @@ class _Connection:
     closed: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
     subscribed: bool = False
+    streaming: threading.Thread | None = None
+    """Started once the answer to its subscription is out."""
 
     def send(self, message: Doc) -> None:
         """One line, whole. Raises OSError, ProtocolError."""
@@ -283,6 +285,10 @@ class ControlServer:
             connection.send(answer)
         except ProtocolError as e:
             connection.send({"id": ident, "error": error_object(e)})
+        if connection.streaming is not None:
+            thread, connection.streaming = connection.streaming, None
+            connection.threads.append(thread)
+            thread.start()
 
     def _do(self, connection: _Connection, request: Doc) -> Doc:
         method, params = request.get("method"), request.get("params", {})
@@ -302,10 +308,15 @@ class ControlServer:
             raise ProtocolError(
                 f"{method}: not allowed, {why}", code="denied", hint="ask for membership in control_group"
             )
-        return self.engine.command(method, params, connection.peer.user)
+        try:
+            return self.engine.command(method, params, connection.peer.user)
+        finally:
+            if method not in READING:
+                with self._picture_lock:
+                    self._picture = None  # who changed something sees it in the next picture
 
     def picture(self) -> Doc:
-        """The engine's snapshot, at most a quarter of a second old: all viewers share it."""
+        """The engine's snapshot, at most a quarter of a second old, never older than a command: all viewers share it."""
         with self._picture_lock:
             now = time.monotonic()
             if self._picture is None or now - self._picture[0] > PACE / 2:
@@ -328,8 +339,7 @@ class ControlServer:
         thread = threading.Thread(
             target=self._stream, args=(connection, start), name=f"stream {connection.peer.user}", daemon=True
         )
-        connection.threads.append(thread)
-        thread.start()
+        connection.streaming = thread
         return {"boot_id": events.boot_id, "seq": newest}
 
     def _stream(self, connection: _Connection, seq: int) -> None:
