@@ -207,7 +207,7 @@ class Batches:
                 if e.code == "changelog-missing":
                     self.worker.recorder().crawl(e.text)
                     continue
-                broken.append(Failure.of_changelog(one.changelog.path, e.text, time.time()))
+                broken.append(Failure.of_changelog(one.changelog.path, f"{e.text} (offset {e.offset})", time.time()))
                 self.worker.recorder().crawl(f"{os.fsdecode(one.changelog.path)} cannot be read")
                 continue
             if decoded.torn is not None:

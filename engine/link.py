@@ -25,6 +25,7 @@ from engine.model import EngineError
 
 GREETING_LOADER = b"georep-loader 1\n"
 GREETING_AGENT = b"georep-agent 1\n"
+_PIPE = 1 << 20  # bytes a pipe to an agent holds
 _NOISE = 65536  # bytes a remote shell may print before the greeting
 
 # Runs on the secondary under `python3 -c`: takes the agent's modules from stdin and serves. Old pythons are told so.
@@ -172,16 +173,9 @@ class Link:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         if self.target.host is None:
-            argv = [sys.executable, "-c", _LOADER]
-        else:
-            argv = self.target.argv("exec python3 -c " + shlex.quote(_LOADER))
-        try:
-            return subprocess.Popen(
-                argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                start_new_session=True, pipesize=1 << 20,
-            )  # fmt: skip
-        except OSError as e:
-            raise LinkError(f"{argv[0]}: {e.strerror}", hint="install OpenSSH's client, or set ssh_command") from e
+            return _start([[sys.executable, "-c", _LOADER], ["python3", "-c", _LOADER]], "set PATH so that python3 is found")
+        remote = "exec python3 -c " + shlex.quote(_LOADER)
+        return _start([self.target.argv(remote)], "install OpenSSH's client, or set ssh_command")
 
     def _greet(self) -> None:
         timer = threading.Timer(self.target.connect_timeout + 5, self._child.kill)
@@ -371,6 +365,21 @@ class Link:
         for stream in (child.stdout, child.stderr):
             if stream is not None:
                 stream.close()
+
+
+def _start(commands: list[list[str]], hint: str) -> subprocess.Popen[bytes]:
+    """Start the first of these commands that can be started, in a process session of its own. Raises LinkError."""
+    failed: OSError | None = None
+    for argv in commands:
+        try:
+            return subprocess.Popen(
+                argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                start_new_session=True, pipesize=_PIPE,
+            )  # fmt: skip
+        except OSError as e:
+            failed = failed or e
+    assert failed is not None
+    raise LinkError(f"{commands[0][0]}: {failed.strerror}", hint=hint, code="no-program") from failed
 
 
 def connect(target: SshTarget, root: bytes, idle_timeout: float, hello: dict[str, Any]) -> tuple[Link, dict[str, Any]]:

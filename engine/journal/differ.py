@@ -72,6 +72,7 @@ class Differ:
         """A whole walk is under way: what is missing may be found elsewhere, so nothing is deleted before its end."""
         self._listing: tuple[Gfid, list[bytes]] | None = None
         self._now_ns = 0
+        self._root_due = False
         self._reset()
 
     def _reset(self) -> None:
@@ -98,6 +99,9 @@ class Differ:
         """The records of one slice, in order. Afterwards `pending` says whether more is to be walked."""
         self._reset()
         self._now_ns = time.time_ns()
+        if self._root_due:
+            self._root_due = False
+            self.records.append(MetaChange(ROOT, SETATTR))
         due = [(Slot(parent, name), flags) for (parent, name), flags in slots.items()]
         stuck = False
         while due:
@@ -147,6 +151,7 @@ class Differ:
         self._listing = None
         self.walk.append(ROOT)
         self.crawling = True
+        self._root_due = True
         self.seen_objects = 0
 
     # ---- looking ---------------------------------------------------------------------------------------------

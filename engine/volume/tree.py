@@ -241,7 +241,7 @@ class TreeView:
             return stat, None
         try:
             if not (_stat.S_ISREG(stat.mode) or _stat.S_ISDIR(stat.mode)):
-                return self._special(gfid, stat)
+                return self._special(gfid)
             if stat.is_dir:
                 fd = self.dir_fd(gfid)
                 return stat_of(os.fstat(fd)), xattrs_of(fd)
@@ -253,7 +253,7 @@ class TreeView:
         finally:
             os.close(fd)
 
-    def _special(self, gfid: Gfid, stat: Stat) -> tuple[Stat, dict[bytes, bytes] | None]:
+    def _special(self, gfid: Gfid) -> tuple[Stat, dict[bytes, bytes] | None]:
         """Fifos, sockets and devices have ACLs too, but must not be opened for it."""
         for row in self.index.rows(gfid):
             try:
