@@ -29,6 +29,7 @@ class Acting:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.given: deque[Operation] = deque(maxlen=KEPT)
+        self.pending: list[str] = []
         self._verifies: dict[str, tuple[str, str]] = {}
 
     @property
@@ -52,11 +53,14 @@ class Acting:
             console.notify("the engine does not answer; too many commands wait", title=f"refused: {words}",
                            severity="error", markup=False)  # fmt: skip
             return
-        console.notify("…", title=words, timeout=2, markup=False)
+        self.pending.append(words)
+        console.tick()
 
     def ended(self, message: OrderDone) -> None:
         """A command ended."""
         console, order = self._console, message.order
+        if order.words in self.pending:
+            self.pending.remove(order.words)
         if message.error is not None:
             hint = f"\n→ {escape(message.hint)}" if message.hint else ""
             console.notify(f"{escape(message.error)}{hint}", title=f"✖ {order.words}", severity="error", timeout=12,
@@ -89,7 +93,9 @@ class Acting:
             return
         lines = [*where_lines(session), (), (Cell("Changes are recorded meanwhile; nothing is lost."),)]
         ask = confirm(f"Pause all {plural(len(session.bricks), 'brick')} of {name}?", lines, "pause all")
-        self._console.push_screen(ask, lambda yes: self.order(session, "pause", f"pause all of {name}") if yes else None)
+        self._console.push_screen(
+            ask, lambda yes: self.order(session, "pause", f"pause all of {name}") if yes else None
+        )
 
     def do_stop(self) -> None:
         """Stop the session after asking."""
@@ -158,7 +164,9 @@ class Acting:
     def _checkpoint_time(self, text: str) -> str | int:
         # "now" is the engine's to tell: its clock counts, not ours.
         console = self._console
-        return "now" if text.strip().lower() == "now" else int(parse_checkpoint(text, console.now(), console.picture.zone))
+        return (
+            "now" if text.strip().lower() == "now" else int(parse_checkpoint(text, console.now(), console.picture.zone))
+        )
 
     def do_clear_checkpoint(self) -> None:
         """Clear the checkpoint after asking."""
@@ -167,7 +175,10 @@ class Acting:
             name = escape(session.name)
             ask = confirm(f"Clear the checkpoint of {name}?", where_lines(session), "clear it")
             self._console.push_screen(
-                ask, lambda yes: self.order(session, "checkpoint", f"checkpoint {name} clear", time="clear") if yes else None
+                ask,
+                lambda yes: (
+                    self.order(session, "checkpoint", f"checkpoint {name} clear", time="clear") if yes else None
+                ),
             )
 
     # -- verify -----------------------------------------------------------------------------------------------------
@@ -194,7 +205,9 @@ class Acting:
         if how:
             where = f"{escape(brick.label)} of {escape(session.name)}" if brick else escape(session.name)
             params: dict[str, Any] = {"brick": brick.id} if brick else {}
-            self.order(session, "verify", f"verify {where} ({how})", content=how == "content", repair=how == "repair", **params)
+            self.order(
+                session, "verify", f"verify {where} ({how})", content=how == "content", repair=how == "repair", **params
+            )
 
     def _follow_verify(self, session: str, job: str, words: str) -> None:
         console = self._console

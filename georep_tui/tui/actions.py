@@ -1,4 +1,4 @@
-"""Every action of the console, once: its keys, words, where and when it is possible. Feeds bindings, footer, help, palette."""
+"""Every action of the console, once: keys, words, where and when it is possible. For bindings, footer, help, palette."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ Check = Callable[[Context], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing a person can do. `label` is for the footer, `help` a sentence; `changes` hides it with --read-only.
-
-    `rank` orders the footer (0: not in it).
-    """
+    """One thing a person can do. `label` is for the footer, `help` a sentence; `changes` hides it with --read-only."""
 
     id: str
     keys: str
@@ -46,9 +43,7 @@ class Action:
     group: str
     screens: frozenset[str] = EVERYWHERE
     changes: bool = False
-    rank: int = 0
     check: Check | None = None
-    shown_key: str = ""
 
 
 def _session(context: Context) -> str | None:
@@ -131,77 +126,91 @@ def _replay(context: Context) -> str | None:
 
 
 ACTIONS: tuple[Action, ...] = (
-    Action("open", "enter", "open", "open what is selected", "move", frozenset({"overview", "dashboard", "failures"}),
-           rank=1, check=None),
-    Action("back", "escape,backspace", "back", "back to where you came from", "move", EVERYWHERE - {"overview"}, rank=2),
-    Action("next_panel", "tab", "panel", "next panel of this screen", "move", rank=60),
+    Action("open", "enter", "open", "open what is selected", "move", frozenset({"overview", "dashboard", "failures"}), check=None),
+    Action("back", "escape,backspace", "back", "back to where you came from", "move", EVERYWHERE - {"overview"}),
+    Action("next_panel", "tab", "panel", "next panel of this screen", "move"),
     Action("filter", "slash", "filter", "show only rows with this text; in the log, search", "look",
-           frozenset({"overview", "dashboard", "failures", "log", "operations"}), rank=40),
+           frozenset({"overview", "dashboard", "failures", "log", "operations"})),
     Action("faults", "exclamation_mark", "faults", "show only what is not OK; again for all", "look",
-           frozenset({"overview", "dashboard"}), rank=41),
+           frozenset({"overview", "dashboard"})),
     Action("next_fault", "n", "next", "go to the next row that is not OK; in the log, to the next match", "look",
-           frozenset({"overview", "dashboard", "log"}), rank=42),
+           frozenset({"overview", "dashboard", "log"})),
     Action("previous", "N", "previous", "go to the match before", "look", frozenset({"log"})),
-    Action("sort", "s", "sort", "sort by a column; the same one again turns it round", "look", _LISTS, rank=43),
+    Action("sort", "s", "sort", "sort by a column; the same one again turns it round", "look", _LISTS),
     Action("pause", "p", "pause", "pause the selected brick, or resume it: its changes are recorded meanwhile", "act",
-           frozenset({"dashboard", "brick"}), changes=True, rank=10, check=_pausable),
+           frozenset({"dashboard", "brick"}), changes=True, check=_pausable),
     Action("pause_session", "P", "pause all", "pause or resume all bricks of the session", "act",
-           frozenset({"overview", "dashboard", "brick"}), changes=True, rank=11, check=_pausable_all),
+           frozenset({"overview", "dashboard", "brick"}), changes=True, check=_pausable_all),
     Action("xsync", "x", "xsync", "force a hybrid crawl of the brick: compare everything and send what differs", "act",
-           frozenset({"dashboard", "brick"}), changes=True, rank=12, check=_crawlable),
+           frozenset({"dashboard", "brick"}), changes=True, check=_crawlable),
     Action("xsync_all", "X", "xsync all", "force a hybrid crawl of all bricks", "act",
            frozenset({"overview", "dashboard", "brick"}), changes=True, check=_crawlable_all),
     Action("checkpoint", "c", "checkpoint", "set a checkpoint: now, or at a time you type", "act",
-           frozenset({"overview", "dashboard", "brick", "checkpoints"}), changes=True, rank=13, check=_engine),
+           frozenset({"overview", "dashboard", "brick", "checkpoints"}), changes=True, check=_engine),
     Action("verify", "v", "verify", "compare both sides, and repair if asked", "act",
-           frozenset({"overview", "dashboard", "brick"}), changes=True, rank=15, check=_engine),
+           frozenset({"overview", "dashboard", "brick"}), changes=True, check=_engine),
     Action("stop", "S", "stop", "stop replicating this session", "act",
            frozenset({"overview", "dashboard", "brick"}), changes=True, check=_stoppable),
-    Action("retry", "r", "retry", "try the selected failure again now", "act", frozenset({"failures"}), changes=True,
-           rank=10, check=_item("failure")),
-    Action("retry_all", "R", "retry all", "try all failures again now", "act", frozenset({"failures"}), changes=True,
-           rank=11, check=_engine),
+    Action("retry", "r", "retry", "try the selected failure again now", "act", frozenset({"failures"}), changes=True, check=_item("failure")),
+    Action("retry_all", "R", "retry all", "try all failures again now", "act", frozenset({"failures"}), changes=True, check=_engine),
     Action("dismiss", "d", "dismiss", "strike the selected failure off, with a reason that is logged", "act",
-           frozenset({"failures"}), changes=True, rank=12, check=_item("failure")),
+           frozenset({"failures"}), changes=True, check=_item("failure")),
     Action("approve", "a", "approve", "let the held deletes happen (their count is typed)", "act", frozenset({"held"}),
-           changes=True, rank=10, check=_held),
+           changes=True, check=_held),
     Action("reject", "r", "reject", "keep what would be deleted; it is listed as failures", "act", frozenset({"held"}),
-           changes=True, rank=11, check=_held),
+           changes=True, check=_held),
     Action("set_option", "enter", "change", "change the selected option while it runs", "act", frozenset({"options"}),
-           changes=True, rank=10, check=_item("option")),
-    Action("clear_checkpoint", "d", "clear", "clear the checkpoint", "act", frozenset({"checkpoints"}), changes=True,
-           rank=11, check=_engine),
-    Action("failures", "f", "failures", "what could not be synced, grouped by reason", "see", _WITH_SESSION, rank=20,
+           changes=True, check=_item("option")),
+    Action("clear_checkpoint", "d", "clear", "clear the checkpoint", "act", frozenset({"checkpoints"}), changes=True, check=_engine),
+    Action("failures", "f", "failures", "what could not be synced, grouped by reason", "see", _WITH_SESSION,
            check=_session),
-    Action("held", "h", "held", "deletes the guard holds: approve or reject", "see", _WITH_SESSION, rank=21,
+    Action("held", "h", "held", "deletes the guard holds: approve or reject", "see", _WITH_SESSION,
            check=_session),
-    Action("checkpoints", "k", "checkpoints", "the checkpoint: what it waits for, when it is done", "see", _WITH_SESSION,
-           rank=22, check=_session),
-    Action("log", "l", "log", "the engine's log: follow, search, by brick and level", "see", _WITH_SESSION, rank=23,
+    Action("checkpoints", "k", "checkpoints", "the checkpoint: what it waits for, when it is done", "see", _WITH_SESSION, check=_session),
+    Action("log", "l", "log", "the engine's log: follow, search, by brick and level", "see", _WITH_SESSION,
            check=_session),
-    Action("operations", "o", "operations", "what people did here: who, when, with which result", "see", _WITH_SESSION,
-           rank=24, check=_session),
+    Action("operations", "o", "operations", "what people did here: who, when, with which result", "see", _WITH_SESSION, check=_session),
     Action("options", "O", "options", "options of the session; some change while it runs", "see", _WITH_SESSION,
            check=_session),
-    Action("level", "L", "level", "show lines of this level and worse", "look", frozenset({"log"}), rank=44),
-    Action("log_brick", "b", "brick", "show the lines of one brick, or of all", "look", frozenset({"log"}), rank=45),
-    Action("follow", "space", "follow", "stay at the newest line, or stay here", "look", frozenset({"log"}), rank=46),
-    Action("copy", "y", "copy", "copy the selected row to the clipboard", "other", rank=50),
+    Action("level", "L", "level", "show lines of this level and worse", "look", frozenset({"log"})),
+    Action("log_brick", "b", "brick", "show the lines of one brick, or of all", "look", frozenset({"log"})),
+    Action("follow", "space", "follow", "stay at the newest line, or stay here", "look", frozenset({"log"})),
+    Action("copy", "y", "copy", "copy the selected row to the clipboard", "other"),
     Action("export", "e", "export", "write an incident bundle: snapshot, events, log, configuration, versions", "other",
-           _WITH_SESSION, rank=51, check=_session),
+           _WITH_SESSION, check=_session),
     Action("theme", "T", "theme", "the next theme", "other"),
-    Action("play", "space", "play", "play the recording, or hold it", "replay", EVERYWHERE - {"log"}, rank=5, check=_replay),
-    Action("step_on", "full_stop,right", "step", "one step on", "replay", rank=6, check=_replay),
-    Action("step_back", "comma,left", "step back", "one step back", "replay", rank=7, check=_replay),
+    Action("play", "space", "play", "play the recording, or hold it", "replay", EVERYWHERE - {"log"}, check=_replay),
+    Action("step_on", "full_stop,right", "step", "one step on", "replay", check=_replay),
+    Action("step_back", "comma,left", "step back", "one step back", "replay", check=_replay),
     Action("seek_on", "shift+right", "a minute on", "a minute on", "replay", check=_replay),
     Action("seek_back", "shift+left", "a minute back", "a minute back", "replay", check=_replay),
-    Action("faster", "plus", "faster", "play twice as fast", "replay", rank=8, check=_replay),
-    Action("slower", "minus", "slower", "play half as fast", "replay", rank=9, check=_replay),
+    Action("faster", "plus", "faster", "play twice as fast", "replay", check=_replay),
+    Action("slower", "minus", "slower", "play half as fast", "replay", check=_replay),
     Action("help", "question_mark", "help", "all keys here and now, and the words of the field", "other",
-           EVERYWHERE - {"help"}, rank=3),
-    Action("palette", "colon,ctrl+p", "commands", "search everything that can be done", "other", rank=4),
-    Action("quit", "q,ctrl+q,ctrl+c", "quit", "leave; an embedded engine can go on without a screen", "other", rank=70),
+           EVERYWHERE - {"help"}),
+    Action("palette", "colon,ctrl+p", "commands", "search everything that can be done", "other"),
+    Action("quit", "q,ctrl+q,ctrl+c", "quit", "leave; an embedded engine can go on without a screen", "other"),
 )  # fmt: skip
+
+FOOTER: Mapping[str, tuple[str, ...]] = {
+    "overview": ("open", "faults", "next_fault", "filter", "sort", "failures", "held", "log", "pause_session",
+                 "checkpoint", "checkpoints", "operations"),
+    "dashboard": ("open", "back", "pause", "xsync", "checkpoint", "failures", "log", "held", "faults", "next_fault",
+                  "filter", "sort", "verify", "checkpoints", "operations", "options", "export"),
+    "brick": ("back", "next_panel", "pause", "xsync", "failures", "log", "held", "checkpoint", "verify", "checkpoints",
+              "operations", "export"),
+    "failures": ("open", "back", "retry", "retry_all", "dismiss", "filter", "copy", "log", "export"),
+    "checkpoints": ("back", "checkpoint", "clear_checkpoint", "failures", "log", "held"),
+    "log": ("back", "filter", "next_fault", "previous", "follow", "level", "log_brick", "copy", "failures"),
+    "operations": ("back", "filter", "copy", "log", "failures", "held"),
+    "held": ("back", "approve", "reject", "copy", "log", "failures"),
+    "options": ("set_option", "back", "copy", "operations", "log"),
+    "help": ("back",),
+}  # fmt: skip
+"""What the footer of each screen offers, the most useful first; as many as fit are shown."""
+
+ALWAYS = ("help", "palette", "quit")
+REPLAY = ("play", "step_on", "step_back", "faster", "slower")
 
 BY_ID: Mapping[str, Action] = {action.id: action for action in ACTIONS}
 
@@ -219,7 +228,7 @@ def shown_keys(action: Action, keys: Mapping[str, str], all_of_them: bool = Fals
 
 def possible(action: Action, context: Context) -> bool:
     """Does the action exist on this screen at all, for this person?"""
-    if context.screen not in action.screens or (action.changes and context.read_only):
+    if context.screen not in action.screens or action.id == context.screen or (action.changes and context.read_only):
         return False
     return action.group != "replay" or context.replay
 

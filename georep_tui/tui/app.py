@@ -8,27 +8,27 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import tzinfo
 from typing import Any, ClassVar
 
 from textual import events
-from textual.app import App, SystemCommand
+from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.screen import ModalScreen, Screen
 
 from georep_tui.tui import theme
 from georep_tui.tui.acting import Acting
-from georep_tui.tui.actions import ACTIONS, BY_ID, Context, possible, shown_keys, why_not
+from georep_tui.tui.actions import ACTIONS, BY_ID, Context, possible, why_not
 from georep_tui.tui.config import ConsoleConfig
 from georep_tui.tui.feed import Feed, Feedable
 from georep_tui.tui.messages import Fetched, FrameReady, OrderDone
 from georep_tui.tui.orders import Orders
+from georep_tui.tui.palette import ActionProvider
 from georep_tui.tui.picture import Picture
+from georep_tui.tui.roaming import Roaming
 from georep_tui.tui.screens.base import ConsoleScreen
-from georep_tui.tui.screens.brick import BrickScreen
-from georep_tui.tui.screens.dashboard import DashboardScreen
 from georep_tui.tui.screens.overview import OverviewScreen
 from georep_tui.tui.terminal import TerminalDriver, TerminalLost
 from georep_tui.view import signs
@@ -62,12 +62,13 @@ class ConsoleError(Exception):
     """The console cannot run, or broke; the text says why."""
 
 
-class Console(Acting, App[ExitChoice]):
+class Console(Roaming, Acting, App[ExitChoice]):
     """The application. `clock` gives unix time, `zone` the time zone of what is shown (None: the local one)."""
 
     CSS_PATH = "console.tcss"
     TITLE = "georep-tui"
     ENABLE_COMMAND_PALETTE = True
+    COMMANDS = {ActionProvider}  # noqa: RUF012
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(action.keys, f"do('{action.id}')", action.label, id=action.id, show=False)
@@ -84,7 +85,7 @@ class Console(Acting, App[ExitChoice]):
         self.embedded = embedded
         self.read_only = read_only
         self.config = config
-        self.now = clock
+        self.now: Callable[[], float] = getattr(source, "now", clock) if hasattr(source, "seek") else clock
         self.picture = Picture(config.thresholds, zone)
         self.replay: Any = source if hasattr(source, "seek") else None
         self.feed = Feed(source, config.refresh, lambda: self.post_message(FrameReady()), clock)
@@ -205,6 +206,8 @@ class Console(Acting, App[ExitChoice]):
             cells += [Cell(f"{self.replay.status_text()}  ", "accent")]
         if self.read_only:
             cells += [Cell("read-only  ", "accent")]
+        if self.pending:
+            cells += [Cell(f"◌ {self.pending[0]}  ", "busy")]
         cells += self._freshness(now)
         return (*cells, Cell(clock_text(now, self.picture.zone)[:5], "muted"))
 
@@ -273,31 +276,6 @@ class Console(Acting, App[ExitChoice]):
             return
         method = getattr(place, f"do_{action.id}", None) or getattr(self, f"do_{action.id}")
         method()
-
-    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Every action, for the palette; one that is not possible says why."""
-        place = screen if isinstance(screen, ConsoleScreen) else self.place
-        context = place.context() if place else self.context()
-        for action in ACTIONS:
-            if action.id == "palette" or (action.changes and self.read_only):
-                continue
-            if action.group == "replay" and self.replay is None:
-                continue
-            why = why_not(action, context)
-            title = f"{action.label}  [{shown_keys(action, self.config.keys)}]" + (f"  (not now: {why})" if why else "")
-            yield SystemCommand(title, action.help, lambda name=action.id: self.action_do(name))
-
-    def do_palette(self) -> None:
-        """The command palette."""
-        self.action_command_palette()
-
-    def open_session(self, session_id: str) -> None:
-        """The page of a session."""
-        self.push_screen(DashboardScreen(session_id))
-
-    def open_brick(self, session_id: str, brick_id: str) -> None:
-        """The page of a brick."""
-        self.push_screen(BrickScreen(session_id, brick_id))
 
     # -- answers ----------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class ConsoleConfig:
     refresh: float = 0.5
     mouse: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
-    thresholds: Thresholds = Thresholds()
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 def config_path(environ: Mapping[str, str] = os.environ) -> str:

@@ -8,7 +8,7 @@ import select
 import signal
 import threading
 from collections import deque
-from typing import IO
+from typing import IO, Any
 
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
@@ -80,27 +80,26 @@ class Pen(threading.Thread):
 class TerminalDriver(LinuxDriver):
     """Textual's driver, with our pen, and with an end of input that is one."""
 
-    _pen: Pen | None = None
-
     def start_application_mode(self) -> None:
         """Enter application mode."""
         self._gone = threading.Event()
-        super().start_application_mode()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
         # Signals are the application's affair; job control with ctrl+z stays Textual's.
         signal.siginterrupt(signal.SIGWINCH, False)
 
     @property
     def behind(self) -> int:
         """Pieces of output the terminal has not taken yet."""
-        pen = self._writer_thread
+        pen: Any = self._writer_thread
         return pen.behind if isinstance(pen, Pen) else 0
 
     def write(self, data: str) -> None:
         """Write without ever waiting for the terminal."""
-        pen = self._writer_thread
+        pen: Any = self._writer_thread
         if pen is not None and not isinstance(pen, Pen):
             # The first write after the base class made its own thread: ours takes its place.
             pen.stop()
+            assert self._file is not None
             self._writer_thread = pen = Pen(self._file, self._gone)  # type: ignore[assignment]
             pen.start()
         if pen is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 
 from georep_tui.view.snapshot import Brick, Session
-from georep_tui.view.text import Cell, Line, escape
+from georep_tui.view.text import Cell, Line, cut_middle, escape
 from georep_tui.view.units import count, duration, plural, size
 
 FUTURE = 366 * 86400
@@ -18,7 +18,10 @@ def where_lines(session: Session, bricks: Sequence[Brick] | None = None) -> list
     chosen = session.bricks if bricks is None else bricks
     lines: list[Line] = [(Cell("session  ", "muted"), Cell(escape(session.name), "strong"))]
     for brick in chosen[:3]:
-        lines.append((Cell("brick    ", "muted"), Cell(escape(brick.label)), Cell(f" → {escape(brick.secondary)}", "muted")))
+        lines.append(
+            (Cell("brick    ", "muted"), Cell(cut_middle(escape(brick.label), 36)),
+             Cell(f" → {cut_middle(escape(brick.secondary), 24)}", "muted"))
+        )  # fmt: skip
     if len(chosen) > 3:
         nodes = len({brick.node for brick in chosen})
         lines.append((Cell(f"         and {len(chosen) - 3} more, on {plural(nodes, 'node')} in all", "muted"),))

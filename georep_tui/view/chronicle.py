@@ -109,7 +109,11 @@ def crawls_note(brick: Brick, now: float) -> str:
     """Which crawl goes on, and since when."""
     if not brick.crawl.kind:
         return "none is going on"
-    since = f" for {age(now - brick.crawl.since)}" if brick.crawl.since is not None and now - brick.crawl.since >= 10 else ""
+    since = (
+        f" for {age(now - brick.crawl.since)}"
+        if brick.crawl.since is not None and now - brick.crawl.since >= 10
+        else ""
+    )
     return f"{'changelog' if brick.crawl.kind == 'live' else brick.crawl.kind}{since}"
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any
 
 from georep_tui.view.text import Cell, Line, escape
-from georep_tui.view.units import clock, count, duration, size
+from georep_tui.view.units import clock, count, duration, plural, size
 
 LEVELS = ("debug", "info", "warning", "error")
 _ROLES = {"debug": "muted", "info": "", "warning": "warning", "error": "critical"}
 _SIGNS = {"debug": "·", "info": "·", "warning": "▲", "error": "✖"}
-_GOOD = frozenset({"active", "checkpoint_completed", "failure_cleared", "resumed", "released", "recovered"})
-_BAD = {"faulty": "error", "held": "error", "failure_added": "warning", "paused": "warning", "gap": "warning",
-        "restart": "warning", "source_lost": "error"}  # fmt: skip
+_GOOD = frozenset({"active", "checkpoint_completed", "failure_cleared", "resume", "released", "recovered"})
+_BAD = {
+    "faulty": "error", "held": "error", "failure_added": "warning", "pause": "warning", "gap": "warning",
+    "restart": "warning", "stop": "warning", "secondary_restored": "warning", "failure_dismissed": "warning",
+}  # fmt: skip
 _ENVELOPE = frozenset({"event", "seq", "time", "session", "brick", "level", "text", "hint", "node", "source"})
 
 
@@ -41,7 +43,7 @@ class Event:
 
 def parse_event(doc: Mapping[str, Any]) -> Event:
     """An event's document as a value. What it does not say itself is put into words here."""
-    name = str(doc.get("event") or "event")
+    name = str(doc.get("event") or "event").replace(" ", "_")
     fields = {key: value for key, value in doc.items() if key not in _ENVELOPE}
     level = str(doc.get("level") or _BAD.get(name, "info")).lower()
     return Event(
@@ -71,25 +73,27 @@ def event_line(event: Event, label: str = "", zone: tzinfo | None = None) -> Lin
 
 
 def _words(name: str, fields: Mapping[str, Any]) -> str:
-    if name in ("batch", "batch_done"):
-        return batch_words(fields)
-    if name in ("state", "status"):
-        return f"{fields.get('old', '?')} → {fields.get('new', '?')}"
-    if name in ("crawl", "crawl_changed"):
-        return f"{fields.get('kind') or fields.get('new') or '?'} crawl"
-    if name == "gap":
-        return f"{fields.get('missed', 'some')} events are no longer kept; the picture is whole again from here"
-    if name == "config":
-        return f"{fields.get('option', '?')} = {fields.get('value', '?')}"
+    say = _SAY.get(name)
+    if say is not None:
+        return say(fields)
     known = ", ".join(f"{key} {value}" for key, value in fields.items() if isinstance(value, str | int | float))
     return f"{name.replace('_', ' ')}{': ' + known if known else ''}"
+
+
+def _by(fields: Mapping[str, Any]) -> str:
+    who = fields.get("who") or fields.get("by")
+    return f" by {who}" if who else ""
+
+
+def _objects(fields: Mapping[str, Any]) -> str:
+    return plural(int(_last(fields.get("count")) or 1), "object")
 
 
 def batch_words(fields: Mapping[str, Any]) -> str:
     """`batch 17: 40 entries, 37 files, 393 KiB in 1.2 s`."""
     parts = [f"{count(_last(fields.get('entries')))} entries", f"{count(_last(fields.get('files')))} files"]
     parts.append(size(_last(fields.get("bytes"))))
-    took = fields.get("duration_seconds")
+    took = fields.get("duration_seconds", fields.get("seconds"))
     end = f" in {duration(took)}" if took is not None else ""
     return f"batch {fields.get('id', '?')}: {', '.join(parts)}{end}"
 
@@ -98,3 +102,29 @@ def _last(value: Any) -> float | None:
     if isinstance(value, list | tuple):
         value = value[-1] if value else None
     return value if isinstance(value, int | float) else None
+
+
+_SAY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "batch": batch_words,
+    "batch_done": batch_words,
+    "state": lambda f: f"{f.get('old', '?')} → {f.get('new', '?')}",
+    "crawl": lambda f: f"{f.get('kind') or '?'} crawl begins",
+    "crawl_changed": lambda f: f"{f.get('kind') or f.get('new') or '?'} crawl begins",
+    "active": lambda _: "active",
+    "start": lambda _: "the engine starts",
+    "stop": lambda _: "the engine stops",
+    "pause": lambda f: f"paused{_by(f)}",
+    "resume": lambda f: f"resumed{_by(f)}",
+    "held": lambda f: f"held: {f.get('reason') or 'deletes'}",
+    "failure_added": lambda f: f"{_objects(f)} could not be synced",
+    "failure_cleared": lambda f: f"{_objects(f)} synced after all",
+    "failure_dismissed": lambda f: f"{_objects(f)} dismissed{_by(f)}",
+    "checkpoint_set": lambda f: f"checkpoint set{_by(f)}",
+    "checkpoint_cleared": lambda f: f"checkpoint cleared{_by(f)}",
+    "checkpoint_completed": lambda _: "checkpoint completed",
+    "secondary_restored": lambda _: "the secondary is older than its mark: it was restored or replaced; crawling",
+    "config": lambda f: f"{f.get('option', '?')} = {f.get('value', '?')}",
+    "config_set": lambda f: f"{f.get('option', '?')} = {f.get('value', '?')}{_by(f)}",
+    "operation": lambda f: f"{f.get('what', '?')}{_by(f)}: {f.get('result', '')}",
+    "gap": lambda _: "some events are no longer kept; the picture is whole again from here",
+}

@@ -39,7 +39,10 @@ def notices(before: Snapshot | None, after: Snapshot) -> list[Notice]:
     found.sort(key=lambda notice: order.index(notice.severity))
     if len(found) > MOST:
         rest = len(found) - MOST + 1
-        return [*found[: MOST - 1], Notice("and more", f"{rest} more changes: see the events", found[MOST - 1].severity)]
+        return [
+            *found[: MOST - 1],
+            Notice("and more", f"{rest} more changes: see the events", found[MOST - 1].severity),
+        ]
     return found
 
 

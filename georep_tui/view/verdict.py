@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from georep_tui.view import signs
 from georep_tui.view.snapshot import Brick, Reason, Session, Snapshot, Source
@@ -40,12 +40,27 @@ def staleness(source: Source | None, now: float, limits: Thresholds) -> float | 
     return old if not source.connected or old > limits.stale else None
 
 
+_KEYS = {
+    "held": "h shows them: approve or reject",
+    "failures": "f shows them; r there tries them again",
+    "paused": "p resumes it",
+    "verify": "v compares again, and repairs if asked",
+}
+"""What to do, as the console's keys, where the engine names a command."""
+
+
+def _keyed(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+    if not any(reason.code in _KEYS for reason in reasons):
+        return reasons
+    return tuple(replace(one, hint=_KEYS[one.code]) if one.code in _KEYS else one for one in reasons)
+
+
 def judge_brick(brick: Brick, source: Source | None, now: float, limits: Thresholds) -> Judged:
     """The verdict on a brick as a person sees it at unix time `now`."""
     stale = staleness(source, now, limits)
     if stale is None and not _over(brick.lag, brick.failures, limits):
-        return Judged(brick.verdict, brick.reasons)
-    found = [(brick.verdict, reason) for reason in brick.reasons]
+        return Judged(brick.verdict, _keyed(brick.reasons))
+    found = [(brick.verdict, reason) for reason in _keyed(brick.reasons)]
     codes = {reason.code for reason in brick.reasons}
     verdict = brick.verdict
     for level, reason in (*_limits(brick.lag, brick.failures, limits), *_stale(source, stale)):
@@ -58,7 +73,7 @@ def judge_brick(brick: Brick, source: Source | None, now: float, limits: Thresho
 
 def judge_session(session: Session, snapshot: Snapshot, now: float, limits: Thresholds) -> Judged:
     """The verdict on a session: its own, its thresholds', its checkpoint's, and the worst of its bricks."""
-    verdict, found, stale = session.verdict, [(session.verdict, reason) for reason in session.reasons], None
+    verdict, found, stale = session.verdict, [(session.verdict, reason) for reason in _keyed(session.reasons)], None
     codes = {reason.code for reason in session.reasons}
     for level, reason in (*_limits(session.lag, session.failures, limits), *_checkpoint(session)):
         verdict = signs.worst(verdict, level)
@@ -100,7 +115,7 @@ def _limits(lag: float | None, failures: int | None, limits: Thresholds) -> list
     if failures is not None and failures >= limits.failures_warning:
         found.append((
             "critical" if failures >= limits.failures_critical else "warning",
-            Reason("failures", f"{plural(failures, 'object')} could not be synced", "f shows them, r tries them again"),
+            Reason("failures", f"{plural(failures, 'object')} could not be synced", _KEYS["failures"]),
         ))  # fmt: skip
     return found
 

@@ -25,10 +25,10 @@ class ConsoleScreen(Screen[None]):
     """A screen about everything, one session (`session_id`), or one brick (`brick_id`)."""
 
     NAME: ClassVar[str] = ""
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
         (0, "-narrow"), (110, "-normal"), (160, "-wide"),
     ]  # fmt: skip
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-tiny"), (14, "-low"), (32, "-high")]
+    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (14, "-low"), (32, "-high")]  # noqa: RUF012
     AUTO_FOCUS: ClassVar[str | None] = ".first"
 
     def __init__(self, session_id: str = "", brick_id: str = "") -> None:

@@ -63,7 +63,9 @@ class BrickScreen(ConsoleScreen):
         self.query_one("#batch", Board).show(batch_lines(brick, columns))
         self._fill("flight", chronicle.flight_lines(brick, columns), chronicle.flight_note(brick))
         self._fill("batches", chronicle.batch_history(brick, picture.zone), chronicle.batches_note(brick))
-        self._fill("crawls", chronicle.crawl_history(brick, now, columns, picture.zone), chronicle.crawls_note(brick, now))
+        self._fill(
+            "crawls", chronicle.crawl_history(brick, now, columns, picture.zone), chronicle.crawls_note(brick, now)
+        )
         self._fill("restarts", chronicle.restart_history(brick, now, picture.zone), chronicle.restarts_note(brick))
         if now - self._asked >= LOG_EVERY and not self.console.picture.error:
             self._asked = now

@@ -86,4 +86,3 @@ class DashboardScreen(TableScreen):
         """Open the brick under the cursor."""
         if self.grid.cursor:
             self.console.open_brick(self.session_id, self.grid.cursor)
-

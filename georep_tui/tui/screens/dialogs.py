@@ -141,7 +141,9 @@ class Pick(Dialog[str]):
 
     def answers(self) -> ComposeResult:
         """The list."""
-        yield OptionList(*[Option(Text(text), id=f"pick-{i}") for i, (_, text) in enumerate(self.choices)], compact=True)
+        yield OptionList(
+            *[Option(Text(text), id=f"pick-{i}") for i, (_, text) in enumerate(self.choices)], compact=True
+        )
 
     def on_mount(self) -> None:
         """On the one that holds now."""

@@ -23,5 +23,7 @@ class LeaveDialog(Choose):
             (Cell("stay", "strong"), Cell("  goes back to the console")),
         ]
         super().__init__(
-            "Leave the console?", lines, [("leave", "leave it running", "go"), ("stop", "stop it", "danger"), ("", "stay", "")]
+            "Leave the console?",
+            lines,
+            [("leave", "leave it running", "go"), ("stop", "stop it", "danger"), ("", "stay", "")],
         )

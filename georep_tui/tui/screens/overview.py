@@ -65,7 +65,9 @@ class OverviewScreen(TableScreen):
         if picture.snapshot is None:
             text = escape(picture.error) if picture.error else "looking for sessions…"
             return [(Cell(text, "critical" if picture.error else "muted"),)]
-        verdicts = [judge_session(one, picture.snapshot, now, picture.limits).verdict for one in picture.snapshot.sessions]
+        verdicts = [
+            judge_session(one, picture.snapshot, now, picture.limits).verdict for one in picture.snapshot.sessions
+        ]
         cells = [Cell(f"{plural(len(verdicts), 'session')}  ", "strong")]
         for verdict in reversed(signs.VERDICTS):
             number = verdicts.count(verdict)

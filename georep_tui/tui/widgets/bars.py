@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from georep_tui.tui.actions import ACTIONS, Context, possible, shown_keys, why_not
+from georep_tui.tui.actions import ALWAYS, BY_ID, FOOTER, REPLAY, Context, possible, shown_keys, why_not
 from georep_tui.tui.widgets.board import Board
 from georep_tui.view.text import Cell, Line, cut, width
 
@@ -29,17 +29,18 @@ class KeyBar(Board):
 
     def show_keys(self, context: Context, keys: Mapping[str, str]) -> None:
         """Show the keys for a context."""
-        shown = [action for action in ACTIONS if action.rank and possible(action, context)]
-        shown.sort(key=lambda action: action.rank)
+        replay = REPLAY if context.replay else ()
+        wanted = [BY_ID[name] for name in (*ALWAYS, *replay, *FOOTER.get(context.screen, ()))]
         room, chosen = self.size.width, []
-        # Quit and help stay, whatever does not fit.
-        for action in sorted(shown, key=lambda action: action.id not in ("quit", "help")):
+        # What is always there comes first into the room, and stands last in the line.
+        for action in wanted:
             need = width(shown_keys(action, keys)) + 1 + width(action.label) + 2
-            if need <= room + 2:
+            if possible(action, context) and need <= room + 2:
                 chosen.append(action)
                 room -= need
+        chosen.sort(key=lambda action: action.id in ALWAYS)
         line: list[Cell] = []
-        for action in sorted(chosen, key=lambda action: action.rank):
+        for action in chosen:
             dim = why_not(action, context) is not None
             line.append(Cell(f"{'  ' if line else ''}{shown_keys(action, keys)} ", "muted" if dim else "accent"))
             line.append(Cell(action.label, "muted" if dim else ""))

@@ -8,7 +8,7 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 
 from georep_tui.tui.widgets.drawn import Drawn
-from georep_tui.view.text import Line, plain
+from georep_tui.view.text import Line, plain, width
 
 
 class Board(Drawn):
@@ -49,7 +49,11 @@ class Board(Drawn):
         """Throw away what was drawn."""
         self._strips.clear()
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+    def get_content_width(self, container: Size, viewport: Size) -> int:  # noqa: ARG002
+        """As wide as its widest line."""
+        return max((sum(width(cell.text) for cell in line) for line in self._lines), default=0)
+
+    def get_content_height(self, _container: Size, _viewport: Size, _width: int) -> int:
         """As high as it has lines."""
         return len(self._lines)
 

@@ -142,7 +142,7 @@ class Grid(Drawn, ScrollView, can_focus=True):
             return
         start = self._starts[self._at[self._cursor]]
         if not 0 <= start - round(self.scroll_y) < self.size.height - 1:
-            self.scroll_to(y=max(0, start - max(0, offset)), animate=False)
+            self.scroll_to(y=max(0, start - max(0, offset)), animate=False, force=True)
 
     # -- cursor -----------------------------------------------------------------------------------------------------
 
@@ -159,9 +159,9 @@ class Grid(Drawn, ScrollView, can_focus=True):
         end = self._starts[self._at[key] + 1]
         page = max(1, self.size.height - 1)
         if start < self.scroll_y:
-            self.scroll_to(y=start, animate=False)
+            self.scroll_to(y=start, animate=False, force=True)
         elif end > self.scroll_y + page:
-            self.scroll_to(y=min(start, end - page), animate=False)
+            self.scroll_to(y=min(start, end - page), animate=False, force=True)
         return True
 
     def _refresh_row(self, key: str | None) -> None:

@@ -55,7 +55,7 @@ class Roll(Drawn, ScrollView, can_focus=True):
             self._follow = follow
             self.post_message(self.Followed(self))
         if follow:
-            self.scroll_to(y=self._bottom(), animate=False)
+            self.scroll_to(y=self._bottom(), animate=False, force=True)
 
     @property
     def lines(self) -> list[Line]:
@@ -87,9 +87,9 @@ class Roll(Drawn, ScrollView, can_focus=True):
     def _grown(self, dropped: int) -> None:
         self.virtual_size = Size(self.size.width, len(self._lines))
         if self._follow:
-            self.scroll_to(y=self._bottom(), animate=False)
+            self.scroll_to(y=self._bottom(), animate=False, force=True)
         elif dropped:
-            self.scroll_to(y=max(0, self.scroll_y - dropped), animate=False)
+            self.scroll_to(y=max(0, self.scroll_y - dropped), animate=False, force=True)
         self.refresh()
 
     def _bottom(self) -> int:
@@ -99,7 +99,7 @@ class Roll(Drawn, ScrollView, can_focus=True):
         """Stay at the end if following."""
         self.virtual_size = Size(self.size.width, len(self._lines))
         if self._follow:
-            self.scroll_to(y=self._bottom(), animate=False)
+            self.scroll_to(y=self._bottom(), animate=False, force=True)
 
     def find(self, needle: str, step: int) -> bool:
         """Go to the next (1) or previous (-1) line with `needle` in it, from the one found last; False if none."""
@@ -112,7 +112,7 @@ class Roll(Drawn, ScrollView, can_focus=True):
             if needle.lower() in texts[at]:
                 self._found = at
                 self.following = False
-                self.scroll_to(y=max(0, at - self.size.height // 2), animate=False)
+                self.scroll_to(y=max(0, at - self.size.height // 2), animate=False, force=True)
                 self.refresh()
                 return True
         return False
@@ -132,7 +132,7 @@ class Roll(Drawn, ScrollView, can_focus=True):
     def _roll_to(self, y: int) -> None:
         y = max(0, min(self._bottom(), y))
         self.following = y >= self._bottom()
-        self.scroll_to(y=y, animate=False)
+        self.scroll_to(y=y, animate=False, force=True)
 
     def on_mouse_scroll_up(self) -> None:
         """Scrolling up ends following."""

@@ -30,7 +30,9 @@ class Search(Input):
             self.text = text
 
     def __init__(self, placeholder: str = "filter") -> None:
-        super().__init__(placeholder=f"{placeholder} (enter keeps it, esc clears it)", select_on_focus=False, compact=True)
+        super().__init__(
+            placeholder=f"{placeholder} (enter keeps it, esc clears it)", select_on_focus=False, compact=True
+        )
 
     def open(self) -> None:
         """Show it and type into it."""
