@@ -76,7 +76,7 @@ class Inotify(QueueSource):
     def _add(self, gfid: Gfid, fd: int, mask: int) -> None:
         path = b"/proc/self/fd/%d" % fd
         self._wanted = True
-        with self.fold.lock:  # no event of it may be folded before it is known whose it is
+        with self.fold.lock:  # should it go at once, the event that says so must find it here
             self._wanted = False
             try:
                 wd = inotify_add_watch(self.fd, path, mask)

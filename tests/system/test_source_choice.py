@@ -70,6 +70,9 @@ def test_what_leaves_an_ignored_directory_for_the_tree_is_seen(fanotify: Watched
     file = base / "state" / "file"
     file.write_bytes(b"x")
     (base / "state" / "dir" / "below").mkdir(parents=True)
+    below = base / "state" / "dir" / "below"
+    (below / "one").write_bytes(b"x")
+    os.link(below / "one", below / "two")
     w.taken()
     file.rename(w.root / "file")
     (base / "state" / "dir").rename(w.root / "dir")
@@ -83,6 +86,9 @@ def test_what_leaves_an_ignored_directory_for_the_tree_is_seen(fanotify: Watched
     dirty = w.taken()
     assert entries(dirty) == {w.slot("dir/below/new")}
     assert w.gfid("file") in dirty.objects and w.gfid("dir") in dirty.objects
+    # of the replaced file's loss of a name, the kernel tells without a directory
+    (w.root / "file").rename(w.root / "dir" / "below" / "two")
+    assert w.gfid("dir/below/one") in w.taken().objects
 
 
 def test_a_move_from_the_tree_to_an_ignored_directory_is_seen(fanotify: Watched, base: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.journal.dirty import DATA, META
+from engine.journal.inotify import Inotify
 from tests.system import syscalls
 from tests.system.places import Mounts
 from tests.system.watched import Watched, changed, entries
@@ -239,6 +240,23 @@ def test_a_write_to_a_renamed_open_file_marks_it(watch: Callable[..., Watched]) 
         w.taken()
         f.write(b"x")
         assert changed(w.taken(), w.gfid("g"), [w.slot("g")], DATA)
+
+
+def test_deleted_directories_leave_no_watch_behind(watch: Callable[..., Watched]) -> None:
+    w = watch()
+    for i in range(100):
+        (w.root / "d").mkdir()
+        w.watch("d")
+        if i % 2:
+            w.source.forget_directory(w.gfid("d"))
+        (w.root / "d" / "f").touch()
+        (w.root / "d" / "f").unlink()
+        (w.root / "d").rmdir()
+    assert w.slot("d") in entries(w.taken())
+    if isinstance(w.source, Inotify):
+        assert list(w.source._gfids.values()) == list(w.source._wds) == [w.gfid("")]
+    with open(f"/proc/self/fdinfo/{w.source.fd}") as f:
+        assert f.read().count("inotify wd:") == (1 if w.kind == "inotify" else 0)
 
 
 def test_names_are_bytes_of_any_kind_and_length(watch: Callable[..., Watched]) -> None:
