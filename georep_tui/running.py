@@ -68,7 +68,7 @@ def _serving(session: Session, read_only: bool, record: str = "") -> Iterator[No
         server.start()
         stack.callback(server.stop)
         if record:
-            from georep_tui.sources.replay import Recording
+            from georep_tui.sources.recording import Recording
 
             stack.enter_context(Recording(session, record))
         yield
@@ -100,7 +100,9 @@ def show(
         left = threading.Event()
         threading.Thread(target=_end_screen, args=(session, left), name="session end", daemon=True).start()
         try:
-            choice = _console(Embedded(session, _who()), embedded=True, read_only=read_only, mouse=mouse)
+            choice = _console(
+                Embedded(session, _who()), embedded=True, read_only=read_only, mouse=mouse, can_leave=leave is not None
+            )
         finally:
             left.set()
         goes_on = choice.name in ("LEAVE", "LOST") and not session.finished.is_set()
@@ -142,7 +144,7 @@ def watch(source: Source, *, read_only: bool, mouse: bool) -> None:
         source.close()
 
 
-def _console(source: Source, *, embedded: bool, read_only: bool, mouse: bool) -> ExitChoice:
+def _console(source: Source, *, embedded: bool, read_only: bool, mouse: bool, can_leave: bool = True) -> ExitChoice:
     """Show it; what goes wrong with the console comes as SourceError."""
     try:
         from georep_tui.tui.app import ConsoleError, run_console
@@ -158,6 +160,6 @@ def _console(source: Source, *, embedded: bool, read_only: bool, mouse: bool) ->
     try:
         config = load_config()
         config = replace(config, mouse=config.mouse and mouse)
-        return run_console(source, embedded=embedded, read_only=read_only, config=config)
+        return run_console(source, embedded=embedded, read_only=read_only, config=config, can_leave=can_leave)
     except (ConsoleConfigError, ConsoleError) as e:
         raise SourceError(str(e), code="console") from e

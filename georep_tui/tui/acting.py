@@ -252,7 +252,7 @@ class Acting:
         if not console.embedded:
             console.leave(ExitChoice.LEAVE)
         elif not any(isinstance(screen, LeaveDialog) for screen in console.screen_stack):
-            console.push_screen(LeaveDialog(console.picture.snapshot), self._left)
+            console.push_screen(LeaveDialog(console.picture.snapshot, console.can_leave), self._left)
 
     def _left(self, answer: str | None) -> None:
         from georep_tui.tui.app import ExitChoice

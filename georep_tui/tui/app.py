@@ -78,12 +78,13 @@ class Console(Roaming, Acting, App[ExitChoice]):
     def __init__(
         self, source: Feedable, *, embedded: bool = False, read_only: bool = False,
         config: ConsoleConfig = ConsoleConfig(), clock: Callable[[], float] = time.time, zone: tzinfo | None = None,
-        driver_class: type[Driver] | None = None,
+        can_leave: bool = True, driver_class: type[Driver] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(driver_class=driver_class)
         self.source = source
         self.embedded = embedded
         self.read_only = read_only
+        self.can_leave = can_leave
         self.config = config
         self.now: Callable[[], float] = getattr(source, "now", clock) if hasattr(source, "seek") else clock
         self.picture = Picture(config.thresholds, zone)
@@ -292,8 +293,12 @@ class Console(Roaming, Acting, App[ExitChoice]):
         self.answered(message)
 
 
-def run_console(source: Feedable, *, embedded: bool, read_only: bool, config: ConsoleConfig) -> ExitChoice:
+def run_console(
+    source: Feedable, *, embedded: bool, read_only: bool, config: ConsoleConfig, can_leave: bool = True
+) -> ExitChoice:
     """Show `source` in the terminal until a person leaves, the terminal goes away, or SIGTERM comes.
+
+    With `can_leave` False an embedded engine is not offered to go on without the screen.
 
     Raises ConsoleError off a terminal, or when the console breaks; the terminal is restored in any case. The source is
     not closed: whether the engine goes on is the caller's to do, as the answer says.
@@ -302,7 +307,8 @@ def run_console(source: Feedable, *, embedded: bool, read_only: bool, config: Co
         raise ConsoleError("the console needs a terminal on stdin, stdout and stderr (use --no-ui, status or list)")
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT,
                                                               signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)}  # fmt: skip
-    app = Console(source, embedded=embedded, read_only=read_only, config=config, driver_class=TerminalDriver)
+    app = Console(source, embedded=embedded, read_only=read_only, config=config, can_leave=can_leave,
+                  driver_class=TerminalDriver)
     try:
         choice = app.run(mouse=config.mouse)
     except OSError as e:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any
 
-from georep_tui.view.text import Cell, Line, escape
-from georep_tui.view.units import clock, count, duration, plural, size
+from georep_tui.view.text import Cell, Line, cut_middle, escape
+from georep_tui.view.units import clock, duration, plural, size
 
 LEVELS = ("debug", "info", "warning", "error")
 _ROLES = {"debug": "muted", "info": "", "warning": "warning", "error": "critical"}
@@ -63,7 +63,7 @@ def event_line(event: Event, label: str = "", zone: tzinfo | None = None) -> Lin
     """`14:03:22 ✖ m1:/bricks/b1  ssh: connection refused`; `label` is the brick it is about."""
     role = "ok" if event.good else _ROLES[event.level]
     sign = "✔" if event.good else _SIGNS[event.level]
-    where = f"{escape(label)}  " if label else ""
+    where = f"{cut_middle(escape(label), 32)}  " if label else ""
     return (
         Cell(f"{clock(event.time, zone)} ", "muted"),
         Cell(f"{sign} ", role or "muted"),
@@ -91,7 +91,8 @@ def _objects(fields: Mapping[str, Any]) -> str:
 
 def batch_words(fields: Mapping[str, Any]) -> str:
     """`batch 17: 40 entries, 37 files, 393 KiB in 1.2 s`."""
-    parts = [f"{count(_last(fields.get('entries')))} entries", f"{count(_last(fields.get('files')))} files"]
+    entries, files = int(_last(fields.get("entries")) or 0), int(_last(fields.get("files")) or 0)
+    parts = [plural(entries, "entry", "entries"), plural(files, "file")]
     parts.append(size(_last(fields.get("bytes"))))
     took = fields.get("duration_seconds", fields.get("seconds"))
     end = f" in {duration(took)}" if took is not None else ""

@@ -132,7 +132,7 @@ def safe_text(session: Session, judged: Judged) -> str:
         return "how far behind is not known"
     if session.state == "Stopped":
         return "stopped"
-    if session.lag < 0.05:
+    if session.lag <= 0:
         return "everything seen on the primary is on the secondary"
     return f"the secondary is {duration(session.lag)} behind"
 

@@ -10,13 +10,15 @@ _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as `0 s`, `1.2 s`, `42 s`, `3m20s`, `2h05m`, `3d04h`; unknown as –. At most six columns to 99 days."""
+    """Seconds as `0 s`, `30 ms`, `1.2 s`, `42 s`, `3m20s`, `2h05m`, `3d04h`; unknown as –. At most six columns to 99 days."""
     if seconds is None:
         return UNKNOWN
     if seconds < 0:
         return "-" + duration(-seconds)
-    if seconds < 0.05:
+    if seconds < 0.0005:
         return "0 s"
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -35,6 +35,7 @@ class ConsoleScreen(Screen[None]):
         super().__init__()
         self.session_id = session_id
         self.brick_id = brick_id
+        self._there = False
 
     @property
     def console(self) -> Console:
@@ -93,7 +94,9 @@ class ConsoleScreen(Screen[None]):
     # -- drawing ----------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Draw what changed, at unix time `now`."""
+        """Draw what changed, at unix time `now`; nothing before there is something to draw on."""
+        if not self._there:
+            return
         self.query_one(TopBar).show_place(self.crumbs(), self.console.status_line(now))
         self.query_one(KeyBar).show_keys(self.context(), self.console.config.keys)
         self.draw(now)
@@ -103,6 +106,10 @@ class ConsoleScreen(Screen[None]):
 
     def fetched(self, message: Fetched) -> None:
         """An answer this screen asked for has come."""
+
+    def on_mount(self) -> None:
+        """The widgets are there."""
+        self._there = True
 
     def on_screen_resume(self) -> None:
         """Shown again: draw at once, the tick may be half a second away."""
@@ -118,7 +125,7 @@ class ConsoleScreen(Screen[None]):
 
     def on_grid_moved(self) -> None:
         """Another row: other things are possible."""
-        if self.is_current:
+        if self.is_current and self._there:
             self.query_one(KeyBar).show_keys(self.context(), self.console.config.keys)
 
     def copy_text(self) -> str:
