@@ -15,6 +15,9 @@ PROTOCOL = 1
 MAX_LINE = 1 << 20
 """Bytes of a line, its end included."""
 
+MAX_WRAPPED = MAX_LINE + 4096
+"""Bytes of a line that carries another one with its session's name (`dial-stdio`)."""
+
 SUFFIX = ".sock"
 _SUN_PATH = 107
 """Bytes a path may have to fit into a socket's address on Linux."""
@@ -109,7 +112,8 @@ def decode(line: bytes) -> Doc:
 class Lines:
     """Bytes in, whole lines out; a line that is too long raises ProtocolError as soon as that is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_LINE) -> None:
+        self._limit = limit
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -117,7 +121,7 @@ class Lines:
         whole = self._rest + data
         begin = 0
         while (end := whole.find(b"\n", begin)) >= 0:
-            if end - begin >= MAX_LINE:
+            if end - begin >= self._limit:
                 break
             line = whole[begin:end].strip()
             begin = end + 1
@@ -125,8 +129,8 @@ class Lines:
             if line:
                 yield line
         self._rest = whole[begin:]
-        if len(self._rest) >= MAX_LINE:
-            raise ProtocolError(f"a line longer than {MAX_LINE} bytes", code="too-long")
+        if len(self._rest) >= self._limit:
+            raise ProtocolError(f"a line longer than {self._limit} bytes", code="too-long")
 
 
 def error_object(error: EngineError) -> Doc:

@@ -24,7 +24,7 @@ ENDED = ("gone", "closed", "no-session")
 
 def the_session(source: Source, name: str) -> dict[str, Any]:
     """The session of that name or id. Raises SourceError."""
-    for session in source.snapshot()["sessions"]:
+    for session in source.command("snapshot", {"session": name})["sessions"]:
         if name in (session["name"], session["id"]):
             return dict(session)
     raise SourceError(f"session {name} is not running", hint="georep-tui list", code="no-session")

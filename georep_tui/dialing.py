@@ -2,7 +2,7 @@
 
 With a session's name the line is that socket's own. Without, all sockets share it: every line of theirs comes as
 `{"session": NAME, "line": …}`, every line for one goes the same way; `{"session": NAME, "up": true}` says that one has
-come, `{"session": NAME, "up": false}` that it has gone.
+come, `{"session": NAME, "up": false}` that it has gone, `{"alive": TIME}` that all that is here has been named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from engine.protocol import Lines, ProtocolError, decode, encode, find_sockets
+from engine.protocol import MAX_WRAPPED, Lines, ProtocolError, decode, encode, find_sockets
 from georep_tui.output import DONE
 from georep_tui.sources.base import SourceError
 
@@ -84,7 +84,7 @@ class _Switchboard:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._peers: dict[str, _Peer] = {}
-        self._lines = Lines()
+        self._lines = Lines(MAX_WRAPPED)
 
     def run(self) -> None:
         """Until stdin ends."""

@@ -85,6 +85,7 @@ class Several:
     def snapshot(self) -> Doc:
         """All pictures in one. Raises SourceError only when no source has an answer."""
         documents: list[Doc] = []
+        lost: list[Doc] = []
         owners: dict[str, list[Source]] = {}
         error: SourceError | None = None
         for source in self.sources:
@@ -92,6 +93,8 @@ class Several:
                 document = source.snapshot()
             except SourceError as e:
                 error = e
+                if node := getattr(source, "node", ""):
+                    lost.append(unreachable(node, e))
                 continue
             documents.append(document)
             for session in document["sessions"]:
@@ -100,7 +103,8 @@ class Several:
         if error is not None and not documents:
             raise error
         self._owners = owners
-        return merged(documents)
+        document = merged(documents)
+        return {**document, "sources": [*document["sources"], *lost]} if lost else document
 
     def events(self) -> list[Doc]:
         """Everything new, in order of time."""
@@ -137,6 +141,12 @@ class Several:
         """Let go of all."""
         for source in self.sources:
             source.close()
+
+
+def unreachable(node: str, error: SourceError) -> Doc:
+    """A node that has never answered, as one of a picture's sources."""
+    return {"node": node, "connected": False, "data_time": None, "clock_offset_seconds": 0.0, "engine_version": None,
+            "boot_id": None, "error": error.text}  # fmt: skip
 
 
 def joined(results: Sequence[Any]) -> Any:
