@@ -50,6 +50,7 @@ class Entries:
         """Apply operations in order; one that fails does not stop the next. sqlite3.Error when the index fails."""
         out = Applied()
         tree = self._tree
+        tree.heal()
         maybe = tree.index.maybe([op[1] for op in ops if op[0] in _FILES])
         limbo, settle = tree.limbo, tree.dirs.settle
         skip = -1
@@ -145,7 +146,11 @@ class Entries:
         if st is None:
             return
         if row is None:
-            raise self._unknown(st)
+            row = self._claim(op, op.slot, st)
+            if row is None:
+                if tree.mode is not None and tree.mode.recovering:
+                    return  # the object is elsewhere already; a later operation speaks of what is here
+                raise self._unknown(st)
         if row.gfid != op.gfid:
             raise OpError(errno.EEXIST, "occupied: another object has this name; not removed", row.gfid)
         tree.unname(pfd, op.slot, row, st)
@@ -198,8 +203,8 @@ class Entries:
             self._present(i, op, Where(pfd, slot.name, st, row), out)
             return
         where = tree.locate(gfid)
-        if where is not None and op.fop == _CREATE and not where.in_limbo:
-            self._present(i, op, where, out)
+        if where is not None and op.fop == _CREATE and not where.in_limbo and st is not None and not over:
+            self._present(i, op, where, out)  # a free name it gets: a repeated RENAME may have displaced it there
             return
         if row is not None and not over:
             raise OpError(errno.EEXIST, "occupied: another object has this name", row.gfid)
@@ -264,6 +269,24 @@ class Entries:
             return make.foreign(st)
         return OpError(errno.EEXIST, f"unknown: {kind_word(st.st_mode)} is there that is not in the index")
 
+    def _claim(self, op: EntryOp, slot: Slot, st: os.stat_result) -> Optional[Row]:
+        """After a crash: something unknown where the operation has its object, which is nowhere else, is that object.
+
+        It was made since the last commit, and its row is lost. Its content may be torn.
+        """
+        tree = self._tree
+        if tree.mode is None or not tree.mode.recovering:
+            return None
+        directory = _stat.S_ISDIR(st.st_mode)
+        if op.fop in _REMOVING:
+            fits = directory == (op.fop == _RMDIR)
+        else:
+            fits = op.stat is None or _stat.S_IFMT(op.stat.mode) == _stat.S_IFMT(st.st_mode)
+        if not fits or tree.locate(op.gfid) is not None:
+            return None
+        tree.unsure.add(op.gfid)
+        return tree.register(slot, op.gfid, st)
+
     def _take_over(
         self, i: int, op: EntryOp, slot: Slot, pfd: int, st: os.stat_result, where: Optional[Where], out: Applied
     ) -> None:
@@ -274,6 +297,8 @@ class Entries:
             raise self._unknown(st)
         if where is not None:
             self._take_over_for_known(i, op, slot, pfd, st, where, out)
+            return
+        if op.stat is None and self._claim(op, slot, st) is not None:
             return
         equal = make.same_object(pfd, slot.name, st, op.stat, op.link, mode.checksum)
         if not equal and not mode.replace:
@@ -347,6 +372,11 @@ class Entries:
                     tree.limbo.discard(op.gfid)
             return
         if source is None:
+            if op.stat is None and st is None and tree.locate(op.gfid) is None:
+                return  # it is gone on both sides by now, and has displaced nothing here
+            if op.stat is None and row is not None and tree.locate(op.gfid) is None:
+                # what it displaced may have come back to this name since: the primary decides
+                raise OpError(errno.ENOENT, "absent: the object is not here; another one has the name", row.gfid)
             self._place(i, op, dest, out, over=True)  # SEC-11
             return
         if st is not None and row is None:
@@ -370,6 +400,8 @@ class Entries:
         row, st = tree.probe(pfd, op.slot)
         if row is None and st is not None and op.slot.parent == LIMBO:
             return tree.locate(op.gfid)
+        if row is None and st is not None:
+            row = self._claim(op, op.slot, st)
         if row is None or st is None or row.gfid != op.gfid:
             return None
         return Where(pfd, op.slot.name, st, row)

@@ -9,9 +9,13 @@ from typing import NamedTuple
 
 from engine.agent.index import Row
 from engine.agent.pending import PendingIndex
-from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid
+from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid, Slot
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+NOWHERE: Gfid = bytes(16)
+"""The parent in the rows of objects that have no slot now: still being made, or strays (named by their gfid in hex)."""
 
 
 class Stray(NamedTuple):
@@ -65,6 +69,8 @@ def read_dir(top_fd: int, path: tuple[bytes, ...], expected: dict[bytes, bytes])
 def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> dict[Gfid, Stray]:
     """Compare every name on disk with the index by inode and set what differs; what cannot be set comes back."""
     strays: dict[Gfid, Stray] = {}
+    gone: list[Slot] = []
+    found: list[Row] = []  # written at the end: each row may be the only trace of an object met later
     # top descriptor, path from there, gfid or b"", nearest known directory and path from it
     todo: list[tuple[int, tuple[bytes, ...], Gfid, Gfid, tuple[bytes, ...]]] = [
         (limbo_fd, (), LIMBO, LIMBO, ()),
@@ -86,11 +92,35 @@ def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> dict[Gfid, Stray]:
                     known = other.gfid
                     if gfid:
                         if kind == _stat.S_IFDIR:
-                            index.remove_slot(other.parent, other.name)
-                        index.put_row(Row(gfid, name, known, kind, ident, 0, 0, 0))
-                    else:
+                            gone.append(other.slot)
+                        found.append(Row(gfid, name, known, kind, ident, 0, 0, 0))
+                    elif known not in strays:
                         strays[known] = Stray(near, (*below, name), ident, kind)
+                        found.append(Row(NOWHERE, known.hex().encode(), known, kind, ident, 0, 0, 0))
             if kind == _stat.S_IFDIR:
                 start = (known, ()) if known else (near, (*below, name))
                 todo.append((top, (*path, name), known, *start))
+    gone += [r.slot for r in index.children(NOWHERE) if r.gfid not in strays]
+    index.remove(gone)
+    index.put(found)
     return strays
+
+
+def tidy(root_fd: int, limbo_fd: int, index: PendingIndex) -> int:
+    """Remove rows whose objects are not on disk where they say; how many directories are known."""
+    todo: list[tuple[int, tuple[bytes, ...], Gfid]] = [(limbo_fd, (), LIMBO), (root_fd, (), ROOT)]
+    known = {LIMBO, ROOT}
+    while todo:
+        top, path, gfid = todo.pop()
+        rows = {r.name: r for r in index.children(gfid)}
+        for name, ident, kind in list(read_dir(top, path, {n: r.ident for n, r in rows.items()})):
+            row = rows.get(name)
+            if row is not None and row.ident == ident and row.kind == kind:
+                del rows[name]
+                if kind == _stat.S_IFDIR:
+                    known.add(row.gfid)
+                    todo.append((top, (*path, name), row.gfid))
+        index.remove([r.slot for r in rows.values()])
+    for parent in [g for g in index.directories() if g not in known]:
+        index.remove([r.slot for r in index.children(parent)])
+    return len(known)

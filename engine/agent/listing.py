@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from engine.agent.attributes import has_xattrs, read_xattrs
 from engine.agent.handles import OpError, check_name, ident_of
+from engine.agent.heal import NOWHERE
 from engine.agent.index import Row
 from engine.agent.tree import Tree
 from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid, Slot
@@ -39,7 +40,7 @@ def lookup(tree: Tree, gfid: Gfid) -> Optional[dict[str, Any]]:
         return None
     names = []
     for row in tree.index.rows(gfid):
-        if row.parent != LIMBO and tree.at(row) is not None:
+        if row.parent not in (LIMBO, NOWHERE) and tree.at(row) is not None:
             names.append({"parent": row.parent.hex(), "name": b64(row.name)})
     return {"names": names, "limbo": gfid in tree.limbo, "stat": stat_dict(where.st)}
 

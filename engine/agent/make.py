@@ -10,15 +10,13 @@ from typing import Optional
 from engine.agent.attributes import has_xattrs, set_attributes, set_link_attributes
 from engine.agent.content import finish, write_whole
 from engine.agent.handles import OpError, kind_word
+from engine.agent.heal import NOWHERE
 from engine.agent.index import Row
 from engine.agent.tree import Tree, Where
 from engine.agent.types import Gfid, Slot, Stat
 from engine.agent.wire import Xattrs
 
 NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-NOWHERE: Gfid = bytes(16)
-"""The parent in the row of an object that is still being made."""
-
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

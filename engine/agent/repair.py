@@ -78,18 +78,14 @@ def place(
 def remove(tree: Tree, gfid: Gfid) -> int:
     """Take an object away: all its names go, its last to limbo (CON-1). How many names there were."""
     n = 0
+    tree.locate(gfid)  # after a crash, this may find it again
     for row in tree.index.rows(gfid):
         if row.parent != LIMBO:
             where = tree.at(row)
             if where is not None:
-                tree.unname(where.pfd, row.slot, row, where.st)
+                tree.unname(where.pfd, Slot(row.parent, where.name), row, where.st)
                 n += 1
         tree.dirs.settle()
-    if not n:
-        where = tree.locate(gfid)
-        if where is not None and not where.in_limbo and where.row is not None:
-            tree.unname(where.pfd, where.row.slot, where.row, where.st)
-            n = 1
     return n
 
 
@@ -169,7 +165,7 @@ def _put_at(tree: Tree, gfid: Gfid, slot: Slot, where: Where, replace: bool, sta
     if row is not None and row.gfid == gfid and st is not None:
         return Where(pfd, slot.name, st, row)
     if row is None and st is not None:
-        if st.st_ino == where.st.st_ino and not _stat.S_ISDIR(st.st_mode):
+        if st.st_ino == where.st.st_ino:
             return Where(pfd, slot.name, st, tree.register(slot, gfid, st))
         if not replace and not (
             _stat.S_ISREG(st.st_mode) and (st.st_size, st.st_mtime_ns) == (stat.size, stat.mtime_ns)
@@ -195,4 +191,4 @@ def _remove_others(tree: Tree, gfid: Gfid, slots: list[Slot]) -> None:
             tree.limbo.discard(gfid)
             tree.index.remove_slot(row.parent, row.name)
         else:
-            tree.unname(where.pfd, row.slot, row, where.st)
+            tree.unname(where.pfd, Slot(row.parent, where.name), row, where.st)

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Optional
 
-from engine.agent import foreign, system
+from engine.agent import foreign, heal, system
 from engine.agent.handles import check_name
 from engine.agent.index import IndexError_
 from engine.agent.pending import PendingIndex

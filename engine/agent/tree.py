@@ -9,12 +9,13 @@ import time
 from typing import NamedTuple, Optional
 
 from engine.agent.handles import DIR_FLAGS, OpenDirs, OpError, hex_name, ident_of, kind_word
-from engine.agent.heal import Stray, scan
+from engine.agent.heal import NOWHERE, Stray, scan
 from engine.agent.index import Row
 from engine.agent.pending import PendingIndex
 from engine.agent.types import LIMBO, ROOT, Gfid, Slot
 
 _DEEP = 20_000  # more directories above each other than any tree has: the index runs in a circle
+_SCANS = 16  # how often a recovery walks the whole tree at most
 _KEEP = 32  # of a long chain of directories, this many of the last stay open
 
 
@@ -66,6 +67,7 @@ class Tree:
         """Where what is in limbo was, for an undelete; only what this process moved there."""
         self.strays: dict[Gfid, Stray] = {}
         self._healed = False
+        self._scans = 0
         self._foreign = 0
         self.read_limbo()
 
@@ -99,6 +101,13 @@ class Tree:
             rows = self.index.rows(at)
             if not rows:
                 return None, at
+            if len(rows) > 1:
+                rows.sort(key=lambda r: r.parent == NOWHERE)
+            if rows[0].parent == NOWHERE:
+                fd = self._open_stray(at)
+                if fd is None:
+                    return None, at
+                break
             if rows[0].kind != _stat.S_IFDIR:
                 raise OpError(errno.ENOTDIR, f"parent: {at.hex()} is {kind_word(rows[0].kind)}", at)
             chain.append(rows[0])
@@ -163,6 +172,8 @@ class Tree:
 
     def at(self, row: Row) -> Optional[Where]:
         """Where a row says, if that is true; else the row is dropped (kept when only its parent is away)."""
+        if row.parent == NOWHERE:
+            return self._find_stray(row.gfid)
         try:
             pfd = self.dirfd(row.parent)
             st = os.stat(row.name, dir_fd=pfd, follow_symlinks=False)
@@ -182,13 +193,13 @@ class Tree:
             return Where(self.root_fd, b".", os.fstat(self.root_fd), None)
         rows = self.index.rows(gfid)
         if len(rows) > 1:
-            rows.sort(key=lambda r: r.parent != LIMBO)
-        healed = self._healed
+            rows.sort(key=lambda r: (r.parent == NOWHERE, r.parent != LIMBO))
+        looked = self._scans
         for row in rows:
             where = self.at(row)
             if where is not None:
                 return where
-        if self._healed != healed:
+        if self._scans != looked:
             return self.locate(gfid)
         if gfid in self.limbo:
             name = hex_name(gfid)
@@ -199,32 +210,56 @@ class Tree:
             else:
                 self.unsure.add(gfid)
                 return Where(self.limbo_fd, name, st, self.register(Slot(LIMBO, name), gfid, st))
-        stray = self.strays.pop(gfid, None)
-        return self._stray(stray) if stray is not None else None
+        return None
 
     def others(self, gfid: Gfid, slot: Slot, st: os.stat_result) -> bool:
         """Has the object another name that is really there, limbo included?"""
         if st.st_nlink < 2 or _stat.S_ISDIR(st.st_mode):
             return False
-        return any((r.parent, r.name) != tuple(slot) and self.at(r) is not None for r in self.index.rows(gfid))
+        for row in self.index.rows(gfid):
+            if row.slot != slot and (row.parent != NOWHERE or slot.parent != NOWHERE) and self.at(row) is not None:
+                return True
+        return False
 
     def heal(self) -> bool:
         """After a crash, once: set the rows of known objects by where their inodes are. True when it ran now."""
         if self.mode is None or not self.mode.recovering or self._healed:
             return False
         self._healed = True
+        self._scans += 1
         self.strays = scan(self.root_fd, self.limbo_fd, self.index)
         return True
 
+    def _open_stray(self, gfid: Gfid) -> Optional[int]:
+        where = self._find_stray(gfid)
+        if where is None or not _stat.S_ISDIR(where.st.st_mode):
+            return None
+        fd = os.open(where.name, DIR_FLAGS, dir_fd=where.pfd)
+        self.dirs.add(gfid, fd)
+        return fd
+
+    def _find_stray(self, gfid: Gfid) -> Optional[Where]:
+        """A known object below an unknown directory; when that has moved since the scan, by another scan."""
+        while True:
+            stray = self.strays.get(gfid)
+            where = None if stray is None else self._stray(stray)
+            if where is not None or self._scans >= _SCANS:
+                return where
+            self._scans += 1
+            self.strays = scan(self.root_fd, self.limbo_fd, self.index)
+            if gfid not in self.strays:
+                self.index.remove_slot(NOWHERE, hex_name(gfid))
+                return None
+
     def _stray(self, stray: Stray) -> Optional[Where]:
-        """Open what the scan found below a directory that is not known yet."""
-        fd = self.root_fd if stray.parent == ROOT else self.dirfd(stray.parent)
-        for name in stray.path[:-1]:
-            fd = os.open(name, DIR_FLAGS, dir_fd=fd)
-            self.dirs.lend(fd)
+        """Open what the scan found below a directory that is not known yet; None when it is not there."""
         try:
+            fd = self.dirfd(stray.parent)
+            for name in stray.path[:-1]:
+                fd = os.open(name, DIR_FLAGS, dir_fd=fd)
+                self.dirs.lend(fd)
             st = os.stat(stray.path[-1], dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
+        except (OpError, FileNotFoundError, NotADirectoryError):
             return None
         if ident_of(st) != stray.ident or _stat.S_IFMT(st.st_mode) != stray.kind:
             return None
@@ -243,19 +278,27 @@ class Tree:
                 if old.ident != row.ident:
                     self.dirs.drop(gfid)
         self.index.put_row(row)
+        if self._healed and self.strays.pop(gfid, None) is not None:
+            self.index.remove_slot(NOWHERE, hex_name(gfid))
         if slot[0] == LIMBO:
             self.limbo.add(gfid)
         return row
 
     def unname(self, pfd: int, slot: Slot, row: Row, st: os.stat_result) -> None:
-        """Take one name away: the last one takes its object to limbo, a directory with all that is in it (SEC-16)."""
+        """Take one name away: the last one takes its object to limbo, a directory with all that is in it (SEC-16).
+
+        `slot` has the name on disk; `row` is the one to go, which for a stray has another.
+        """
         if self.others(row.gfid, slot, st):
             os.unlink(slot.name, dir_fd=pfd)
         else:
             self.into_limbo(pfd, slot.name, row.gfid, st)
-            self.came_from[row.gfid] = slot
+            if row.parent != NOWHERE:
+                self.came_from[row.gfid] = slot
             self.register(Slot(LIMBO, hex_name(row.gfid)), row.gfid, st)
-        self.index.remove_slot(slot.parent, slot.name)
+        self.index.remove_slot(row.parent, row.name)
+        if row.parent == NOWHERE:
+            self.strays.pop(row.gfid, None)
 
     def into_limbo(self, pfd: int, name: bytes, gfid: Gfid, st: os.stat_result) -> None:
         """Move one name to limbo, under its object's gfid; rows are the caller's."""

@@ -210,7 +210,19 @@ def test_recovery_ends_with_a_commit_of_later_changes_and_not_before(side: Local
     assert side.holding.recovering
     side.commit(mark=int(time.time()) + 5)
     assert not side.holding.recovering and not (side.path / ".georep/applying").exists()
+    assert tree_of(side.path) == {}  # nothing accounted for it, and it was made in the interrupted batch
+    (side.path / "a").write_text("by a person")
     side.fails(create(A, ROOT, b"a", b"x"), errno.EEXIST, "unknown")
+
+
+def test_what_was_foreign_before_a_crash_stays(side: Local) -> None:
+    (side.path / "person").write_text("x")
+    side.commit()
+    side.ok(create(A, ROOT, b"a", b"x"))
+    side.again()
+    side.ok(create(A, ROOT, b"a", b"x"))
+    side.commit(mark=2_000_000_000)
+    assert not side.holding.recovering and set(tree_of(side.path)) == {"a", "person"}
 
 
 def test_a_clean_end_needs_no_recovery(side: Local) -> None:
