@@ -284,13 +284,13 @@ def random_operation(rng: random.Random, w: Watched, directories: list[str]) -> 
             case 2:
                 at.unlink()
             case 3:
-                if at.stat().st_ino == to.lstat().st_ino:
-                    return set()
+                if at.lstat().st_ino == to.lstat().st_ino:
+                    return set()  # two names of one file: rename does nothing
                 at.rename(to)
                 return {w.slot(path), w.slot(target)}
             case 4:
                 at.lstat()
-                if to.exists():
+                if os.path.lexists(to):
                     return set()
                 at.rename(to)
                 return {w.slot(path), w.slot(target)}
@@ -298,7 +298,7 @@ def random_operation(rng: random.Random, w: Watched, directories: list[str]) -> 
                 os.link(at, to)
                 return {w.slot(target)}
             case 6:
-                if at.stat().st_ino == to.stat().st_ino:
+                if at.lstat().st_ino == to.lstat().st_ino:
                     return set()
                 syscalls.exchange(os.fsencode(at), os.fsencode(to))
                 return {w.slot(path), w.slot(target)}
