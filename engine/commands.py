@@ -76,7 +76,7 @@ def _checkpoint(session: Session, params: Params, _who: str) -> Params:
     at = None if value is None else parse_time(value, time.time())
     for brick in session.bricks:
         brick.status.set_checkpoint(at)
-        if at is not None and at <= time.time():
+        if at is not None:
             brick.worker.flush()
     session.events.publish("checkpoint set" if at is not None else "checkpoint cleared", session=session.name, at=at)
     return {"time": at}
