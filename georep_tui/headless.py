@@ -9,6 +9,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any, Protocol, TextIO
 
@@ -24,6 +25,9 @@ KEPT_LINES = 10_000
 
 TICK = 0.5
 """Seconds between two looks at the session, and between two pictures of a terminal's progress."""
+
+IMPATIENT = 1.0
+"""Seconds after the first signal from which a second one does not wait for a clean end."""
 
 GIVE_UP, GIVE_UP_UNBEGUN = 5, 2
 """With --once: faults in a row after which the run ends, of a brick that was replicated and of one that never was."""
@@ -77,12 +81,14 @@ class Plain:
 class Signals:
     """SIGTERM and SIGINT ask to stop; SIGHUP does nothing: a lost terminal does not end a replication.
 
-    `received` is the signal that asked first. A second one ends the process at once.
+    `received` is the signal that asked first. Another one IMPATIENT seconds later ends the process at once; sooner it
+    is the same wish (`timeout` tells the process and its group).
     """
 
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.received = 0
+        self._first = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -92,10 +98,12 @@ class Signals:
         return self
 
     def _told(self, number: int, _frame: FrameType | None) -> None:
-        self.received = self.received or number
-        self.asked.set()
-        for other in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(other, signal.SIG_DFL)
+        if not self.received:
+            self.received, self._first = number, time.monotonic()
+            self.asked.set()
+        elif time.monotonic() - self._first >= IMPATIENT:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():

@@ -56,6 +56,7 @@ def test_a_signal_stops_cleanly(setting: Setting, number: signal.Signals, code: 
         wait_until(lambda: _there(setting), 20)
         assert product.process is not None
         product.process.send_signal(number)
+        product.process.send_signal(number)  # as `timeout` does: to the process, and to its group
         assert product.process.wait(20) == code
         assert list((product.base / "run").rglob("*.sock")) == []
         assert "Traceback" not in product.tail(100)
