@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import queue
 import re
+import shlex
 import socket
 import threading
 import time
@@ -63,17 +65,19 @@ def connect(place: Place) -> paramiko.SSHClient:
     port = place.port or int(known.get("port") or 22)
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    proxy: paramiko.ProxyCommand | None = None
     try:
         client.load_system_host_keys()
         for path in str(known.get("userknownhostsfile") or "").split():
             if os.path.exists(os.path.expanduser(path)):
                 client.load_host_keys(os.path.expanduser(path))
-        if known.get("proxycommand"):
-            proxy = paramiko.ProxyCommand(str(known["proxycommand"]))
+        line = _line(known, host, port)
+        alias = known.get("hostkeyalias")
+        if alias and line is None:
+            line = socket.create_connection((host, port), CONNECT)
         client.connect(
-            host, port, place.user or known.get("user"), key_filename=known.get("identityfile"), timeout=CONNECT,
-            banner_timeout=CONNECT, auth_timeout=CONNECT, sock=proxy,
+            str(alias or host), 22 if alias else port, place.user or known.get("user"),
+            key_filename=known.get("identityfile"), timeout=CONNECT, banner_timeout=CONNECT, auth_timeout=CONNECT,
+            sock=line,
         )  # fmt: skip
         transport = client.get_transport()
         assert transport is not None
@@ -82,6 +86,17 @@ def connect(place: Place) -> paramiko.SSHClient:
     except (OSError, EOFError, paramiko.SSHException) as e:
         client.close()
         raise explain(place.host, e) from e
+
+
+def _line(known: paramiko.SSHConfigDict, host: str, port: int) -> paramiko.ProxyCommand | socket.socket | None:
+    """The way through a proxy, where the person's configuration has one."""
+    if known.get("proxycommand"):
+        return paramiko.ProxyCommand(str(known["proxycommand"]))
+    if str(known.get("proxyjump") or "none") != "none":
+        first, _, last = str(known["proxyjump"]).rpartition(",")
+        jump = shlex.join(["ssh", "-oBatchMode=yes", *(["-J", first] if first else []), "-W", f"[{host}]:{port}", last])
+        return paramiko.ProxyCommand(jump)
+    return None
 
 
 def _configured(host: str) -> paramiko.SSHConfigDict:
@@ -226,7 +241,8 @@ class NodeSource:
         self._closing.set()
         channel = self._channel
         if channel is not None:
-            channel.close()
+            with contextlib.suppress(EOFError, OSError):  # the other side was faster
+                channel.close()
         self._thread.join(2)
 
     def send(self, name: str, data: bytes) -> None:
