@@ -41,6 +41,8 @@ class Plan:
     touched: dict[Gfid, None] = field(default_factory=dict)
     removed: dict[Gfid, Slot] = field(default_factory=dict)
     """Objects a name of which is removed, and from where."""
+    made: dict[Gfid, None] = field(default_factory=dict)
+    """Objects made by live changes (not found by a crawl)."""
     skipped: int = 0
     """Entry operations that were done before (CHG-2)."""
 
@@ -62,6 +64,8 @@ def plan(
         for record in source.records:
             if isinstance(record, EntryChange):
                 fop = record.fop
+                if fop in _MAKES and fop != Fop.LINK and source.changelog.part == 0:
+                    out.made[record.gfid] = None
                 if fop in _FILES:
                     data[record.gfid] = None
                     if out.removed.pop(record.gfid, None) is not None or fop == Fop.MKNOD:

@@ -197,7 +197,7 @@ class Batches:
             failures.append(self._failure(problem))
         self.status.batch_phase("commit")
         self._advance(recorder, closed, dead, failures)
-        worker.guard.passed(time.time(), len(dead))
+        worker.guard.passed(time.time(), len(worker.guard.weighed(dead)))
         self.status.batch_end(time.monotonic() - started)
         seconds = round(time.monotonic() - started, 3)
         done = {"id": self.batch_id, "entries": len(todo.entries), "files": result.files, "bytes": result.bytes}
@@ -233,13 +233,15 @@ class Batches:
         worker.guard.share = self.options.delete_guard_share
         worker.guard.window = self.options.delete_guard_window
         worker.guard.minimum = self.options.delete_guard_minimum
-        objects = max(worker.objects, self.view.index.count() + len(dead) if dead else 0)
-        if not worker.guard.exceeded(now, len(dead), objects):
+        worker.guard.made(todo.made, now)
+        weighed = worker.guard.weighed(dead)
+        objects = max(worker.objects, self.view.index.count() + len(weighed)) if weighed else 0
+        if not worker.guard.exceeded(now, len(weighed), objects):
             return True
-        names = tuple(os.fsdecode(todo.removed[g].name) for g in dead[:10])
+        names = tuple(os.fsdecode(todo.removed[g].name) for g in weighed[:10])
         base = worker.guard.base
-        reason = f"{worker.guard.counted() + len(dead)} of {base} objects would be deleted"
-        hold = Hold(hold_id(dead), reason, len(dead), base, names, now)
+        reason = f"{worker.guard.counted() + len(weighed)} of {base} objects would be deleted"
+        hold = Hold(hold_id(weighed), reason, len(weighed), base, names, now)
         if worker.permitted(hold):
             return True
         who = worker.rejected(hold)

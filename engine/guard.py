@@ -30,9 +30,17 @@ def hold_id(objects: Iterable[Gfid | str]) -> str:
     return digest.hexdigest()
 
 
+BORN = 200_000
+"""Objects made within the window that are remembered; of more, the oldest count as deletes again."""
+
+
 @dataclass(slots=True)
 class DeleteGuard:
-    """Counts deletes over a sliding window (seconds) against a share (0…1) of the replica, and at least `minimum`."""
+    """Counts deletes over a sliding window (seconds) against a share (0…1) of the replica, and at least `minimum`.
+
+    What counts is the replica as it was when the window began: what was made after that and is deleted again
+    (temporary files, spools) is no loss.
+    """
 
     share: float
     window: float
@@ -40,6 +48,21 @@ class DeleteGuard:
     events: list[tuple[float, int]] = field(default_factory=list)
     base: int = 0
     """Objects in the replica when the window began."""
+    born: dict[Gfid, float] = field(default_factory=dict)
+
+    def made(self, gfids: Iterable[Gfid], now: float) -> None:
+        """These objects were made by changes of now (not found by a crawl: those were there before)."""
+        for gfid in gfids:
+            self.born[gfid] = now
+        while self.born:
+            oldest = next(iter(self.born))
+            if len(self.born) <= BORN and self.born[oldest] > now - self.window:
+                break
+            del self.born[oldest]
+
+    def weighed(self, gfids: Iterable[Gfid]) -> list[Gfid]:
+        """Those whose deletion counts."""
+        return [g for g in gfids if g not in self.born]
 
     def trim(self, now: float, objects: int) -> None:
         """Forget what is older than the window; an empty window begins with the replica as it is."""

@@ -59,6 +59,8 @@ class Differ:
         self.excluded = filter_for(index) if filter_for is not None else None
         self.on_directory = on_directory
         self.on_shared = on_shared
+        self.on_gone: Callable[[Gfid], None] | None = None
+        """Called for each directory that left the tree."""
         self.budget = budget
         self.walk: deque[Gfid] = deque()
         """Directories still to be walked: the rest of a hybrid crawl, or of a directory newly in the tree."""
@@ -561,6 +563,8 @@ class Differ:
             self.records.append(EntryChange(row.gfid, Fop.RMDIR, row.slot))
             self.index.remove((row.slot,))
             self.view.forget(row.gfid)
+            if self.on_gone is not None:
+                self.on_gone(row.gfid)
             room -= 1
             stack.pop()
 

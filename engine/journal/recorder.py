@@ -122,6 +122,7 @@ class Recorder:
         self.slices = 0
         differ.on_directory = self._watch
         differ.on_shared = self._watch_shared
+        differ.on_gone = source.forget_directory
 
     # ---- for other threads -----------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from engine.agent.index import Index, IndexError_
 from engine.filters import Filters
 from engine.journal.differ import Differ
-from engine.journal.writer import JournalWriter
 from engine.journal.reader import Journal
 from engine.journal.recorder import Closed, Recorder
 from engine.journal.sources import open_source
+from engine.journal.writer import JournalWriter
 from engine.marks import MarkFile
 from engine.model import DataChange, EngineError, EntryChange, Fop, Gfid, Mark, MetaChange
 from engine.options import Options
@@ -31,6 +31,8 @@ class TreePrimary:
         self.state = state
         self.log = log
         self.path = os.fsdecode(root)
+        self.beside = os.path.dirname(os.path.dirname(os.path.abspath(state)))
+        """The session's own directory, whose changes are of no interest."""
         os.makedirs(state, mode=0o700, exist_ok=True)
         self._facts = os.path.join(state, "brick.json")
         self.marks = MarkFile(os.path.join(state, "marks.json"))
@@ -127,7 +129,7 @@ class TreePrimary:
             clear = True
         view = self.view(index)
         writer = JournalWriter(os.path.join(self.state, "journal"), floor=max(0, self.marks.stime.sec + 1))
-        source = open_source(options.recorder, self.root, self.brick_id, self.log)
+        source = open_source(options.recorder, self.root, self.brick_id, self.log, [os.fsencode(self.beside)])
         filters = Filters(list(options.include), list(options.exclude)) if options.include or options.exclude else None
         differ = Differ(view, index, filter_for=self._filter(filters))
         recorder = Recorder(
