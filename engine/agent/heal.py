@@ -66,8 +66,11 @@ def read_dir(top_fd: int, path: tuple[bytes, ...], expected: dict[bytes, bytes])
         os.close(fd)
 
 
-def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> dict[Gfid, Stray]:
-    """Compare every name on disk with the index by inode and set what differs; what cannot be set comes back."""
+def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> tuple[dict[Gfid, Stray], list[Slot]]:
+    """Compare every name on disk with the index by inode and set what differs.
+
+    Comes back: what cannot be set, and the slots that were.
+    """
     strays: dict[Gfid, Stray] = {}
     gone: list[Slot] = []
     found: list[Row] = []  # written at the end: each row may be the only trace of an object met later
@@ -90,9 +93,9 @@ def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> dict[Gfid, Stray]:
                 other = index.by_ident(ident, kind)
                 if other is not None:
                     known = other.gfid
-                    if gfid:
-                        if kind == _stat.S_IFDIR:
-                            gone.append(other.slot)
+                    if kind == _stat.S_IFDIR and other.parent != NOWHERE:
+                        gone.append(other.slot)
+                    if gfid and (gfid != LIMBO or name == known.hex().encode()):
                         found.append(Row(gfid, name, known, kind, ident, 0, 0, 0))
                     elif known not in strays:
                         strays[known] = Stray(near, (*below, name), ident, kind)
@@ -103,7 +106,7 @@ def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> dict[Gfid, Stray]:
     gone += [r.slot for r in index.children(NOWHERE) if r.gfid not in strays]
     index.remove(gone)
     index.put(found)
-    return strays
+    return strays, [r.slot for r in found if r.parent not in (NOWHERE, LIMBO)]
 
 
 def tidy(root_fd: int, limbo_fd: int, index: PendingIndex) -> int:

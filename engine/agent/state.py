@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Optional
 
-from engine.agent import foreign, heal, system
+from engine.agent import foreign, heal, repair, system
 from engine.agent.handles import check_name
 from engine.agent.index import IndexError_
 from engine.agent.pending import PendingIndex
@@ -373,10 +373,15 @@ class Holding:
         """
         tree, index = self.tree, self.index
         tree.dirs.clear()
+        if self.recovering:
+            for gfid in purge:  # a name of something else may have been taken for this object's
+                repair.remove(tree, gfid)
         if self.recovering and mark is not None and mark["sec"] >= self._since:
             # everything has been repeated: what is still unknown was made before the crash and is gone on the primary
+            tree.drop_unconfirmed()
             foreign.sweep(tree, os.stat("applying", dir_fd=self.state_fd, follow_symlinks=False).st_mtime_ns)
             tree.dirs.clear()
+            heal.tidy(self.tree_fd, self.limbo_fd, index)
             purge_foreign = True
         names = self._give_up(purge)
         index.commit(durable=True)

@@ -66,6 +66,8 @@ class Tree:
         self.came_from: dict[Gfid, Slot] = {}
         """Where what is in limbo was, for an undelete; only what this process moved there."""
         self.strays: dict[Gfid, Stray] = {}
+        self.unconfirmed: set[Slot] = set()
+        """Slots that got their rows by looking for inodes after a crash, not by an operation."""
         self._healed = False
         self._scans = 0
         self._foreign = 0
@@ -112,8 +114,10 @@ class Tree:
                 raise OpError(errno.ENOTDIR, f"parent: {at.hex()} is {kind_word(rows[0].kind)}", at)
             chain.append(rows[0])
             at = rows[0].parent
-            if len(chain) > _DEEP:
-                raise OpError(errno.ELOOP, f"parent: the directories above {gfid.hex()} run in a circle", gfid)
+            if len(chain) > _DEEP:  # rows of different times make a circle: none of them is to be trusted
+                for row in set(chain):
+                    self.index.remove_slot(row.parent, row.name)
+                return None, gfid
         ours = False
         for left, row in zip(range(len(chain) - 1, -1, -1), reversed(chain)):
             try:
@@ -167,7 +171,9 @@ class Tree:
         if self.mode is not None and self.mode.recovering:
             known = self.index.by_ident(ident_of(st), _stat.S_IFMT(st.st_mode))
             if known is not None:
-                return self.register(slot, known.gfid, st), st
+                row = self.register(slot, known.gfid, st)
+                self.unconfirmed.add(slot)
+                return row, st
         return None, st
 
     def at(self, row: Row) -> Optional[Where]:
@@ -226,9 +232,26 @@ class Tree:
         if self.mode is None or not self.mode.recovering or self._healed:
             return False
         self._healed = True
-        self._scans += 1
-        self.strays = scan(self.root_fd, self.limbo_fd, self.index)
+        self._scan()
         return True
+
+    def _scan(self) -> None:
+        self._scans += 1
+        self.strays, found = scan(self.root_fd, self.limbo_fd, self.index)
+        self.unconfirmed.update(found)
+
+    def drop_unconfirmed(self) -> int:
+        """All has been repeated: names that were found after the crash, and that nothing has spoken of, go."""
+        n = 0
+        for slot in self.unconfirmed:
+            row = self.index.get(slot.parent, slot.name)
+            where = None if row is None else self.at(row)
+            if where is not None and where.row is not None:
+                self.unname(where.pfd, slot, where.row, where.st)
+                n += 1
+            self.dirs.settle()
+        self.unconfirmed.clear()
+        return n
 
     def _open_stray(self, gfid: Gfid) -> Optional[int]:
         where = self._find_stray(gfid)
@@ -245,8 +268,7 @@ class Tree:
             where = None if stray is None else self._stray(stray)
             if where is not None or self._scans >= _SCANS:
                 return where
-            self._scans += 1
-            self.strays = scan(self.root_fd, self.limbo_fd, self.index)
+            self._scan()
             if gfid not in self.strays:
                 self.index.remove_slot(NOWHERE, hex_name(gfid))
                 return None
@@ -278,6 +300,8 @@ class Tree:
                 if old.ident != row.ident:
                     self.dirs.drop(gfid)
         self.index.put_row(row)
+        if self._healed:
+            self.unconfirmed.discard(slot)
         if self._healed and self.strays.pop(gfid, None) is not None:
             self.index.remove_slot(NOWHERE, hex_name(gfid))
         if slot[0] == LIMBO:
