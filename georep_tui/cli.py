@@ -426,6 +426,10 @@ def _invoke(words: list[str]) -> int:
         return result if isinstance(result, int) else DONE
     except (Failed, BrokenPipeError):
         raise
+    except SystemExit as e:
+        if isinstance(e.__context__, BrokenPipeError):  # typer's own way with it is exit code 1
+            raise e.__context__ from None
+        raise
     except (EngineError, SourceError) as e:
         output.error(e.text, e.hint)
         return USAGE

@@ -56,7 +56,7 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), *, right: Seq
 def silence() -> None:
     """The reader of the output has gone: what is buffered must not fail when the interpreter ends."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, 1)
     os.close(null)
 
 
