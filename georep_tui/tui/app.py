@@ -44,6 +44,9 @@ HOLD = 3.0
 AGEING = 1.0
 """Seconds between looks at what ages by itself."""
 
+STILL = 5.0
+"""Seconds until what nothing changes is drawn again, for its ages."""
+
 BEHIND = 4
 """Pieces of output a terminal may be behind before ticks are left out."""
 
@@ -93,6 +96,7 @@ class Console(Roaming, Acting, App[ExitChoice]):
         self.orders = Orders(source, self.post_message)
         self.hold = HOLD
         self._last_key = -HOLD
+        self._ticked = 0.0
         self._title = ""
         for one in theme.OURS:
             self.register_theme(one)
@@ -175,7 +179,8 @@ class Console(Roaming, Acting, App[ExitChoice]):
 
     def _grow_older(self) -> None:
         self.picture.touch(self.feed.latest)
-        if self.picture.step(self.now()) or self.picture.snapshot is None:
+        self.picture.step(self.now())
+        if time.monotonic() - self._ticked >= STILL or self.picture.snapshot is None:
             self.tick()
 
     def tick(self) -> None:
@@ -183,7 +188,7 @@ class Console(Roaming, Acting, App[ExitChoice]):
         driver = self._driver
         if isinstance(driver, TerminalDriver) and driver.behind > BEHIND:
             return
-        now = self.now()
+        now, self._ticked = self.now(), time.monotonic()
         for screen in reversed(self.screen_stack):
             if isinstance(screen, ConsoleScreen):
                 screen.tick(now)

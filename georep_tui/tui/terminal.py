@@ -15,6 +15,10 @@ from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
 
+AFTER_KEY, QUIET = 60, 300
+"""Milliseconds between two looks at the keys: just after one, and when nobody types."""
+
+
 class TerminalLost(Message):
     """End of input, or output failed: nobody is there any more."""
 
@@ -111,9 +115,11 @@ class TerminalDriver(LinuxDriver):
         poll = select.poll()
         poll.register(self.fileno, select.POLLIN)
         decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-        lost = False
+        lost, wait = False, QUIET
         while not self.exit_event.is_set():
-            ready = poll.poll(100)
+            ready = poll.poll(wait)
+            # After a key an escape sequence may wait for its end; else there is nothing to look after.
+            wait = AFTER_KEY if ready else QUIET
             if self._gone.is_set():
                 lost = True
                 break

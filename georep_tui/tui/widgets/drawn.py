@@ -23,11 +23,15 @@ class Drawn(Widget):
     def role_style(self, role: str) -> Style:
         """The style of a role: colour and weight, without a background."""
         if self._role_styles is None:
-            self._role_styles = {
-                name: self.get_component_rich_style(f"role--{name}", partial=True).without_color
-                + Style(color=self.get_component_rich_style(f"role--{name}", partial=True).color)
-                for name in ROLES
-            }
+            _, ground = self.background_colors
+            self._role_styles = {}
+            for name in ROLES:
+                styles = self.get_component_styles(f"role--{name}")
+                style = self.get_component_rich_style(f"role--{name}", partial=True).without_color
+                if styles.has_rule("color"):
+                    colour = ground.blend(styles.color, styles.color.a, 1.0)
+                    style += Style(color=colour.rich_color)
+                self._role_styles[name] = style
         return self._role_styles.get(role) or Style.null()
 
     def notify_style_update(self) -> None:
