@@ -200,7 +200,7 @@ class Entries:
         row, st = tree.probe(pfd, slot)
         gfid = op.gfid
         if row is not None and st is not None and row.gfid == gfid:
-            tree.unconfirmed.discard(slot)
+            tree.unconfirmed.pop(slot, None)
             self._present(i, op, Where(pfd, slot.name, st, row), out)
             return
         where = tree.locate(gfid)
@@ -366,7 +366,7 @@ class Entries:
         pfd = tree.dirfd(dest.parent)
         row, st = tree.probe(pfd, dest)
         if row is not None and st is not None and row.gfid == op.gfid:
-            tree.unconfirmed.discard(dest)
+            tree.unconfirmed.pop(dest, None)
             if source is not None and source.row is not None and src != dest:
                 os.unlink(source.name, dir_fd=source.pfd)  # SEC-10; directories have one name
                 tree.index.remove_slot(src.parent, src.name)

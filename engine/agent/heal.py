@@ -66,10 +66,10 @@ def read_dir(top_fd: int, path: tuple[bytes, ...], expected: dict[bytes, bytes])
         os.close(fd)
 
 
-def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> tuple[dict[Gfid, Stray], list[Slot]]:
+def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> tuple[dict[Gfid, Stray], dict[Slot, Gfid]]:
     """Compare every name on disk with the index by inode and set what differs.
 
-    Comes back: what cannot be set, and the slots that were.
+    Comes back: what cannot be set, and the slots that were, with their objects.
     """
     strays: dict[Gfid, Stray] = {}
     gone: list[Slot] = []
@@ -106,7 +106,7 @@ def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> tuple[dict[Gfid, S
     gone += [r.slot for r in index.children(NOWHERE) if r.gfid not in strays]
     index.remove(gone)
     index.put(found)
-    return strays, [r.slot for r in found if r.parent not in (NOWHERE, LIMBO)]
+    return strays, {r.slot: r.gfid for r in found if r.parent not in (NOWHERE, LIMBO)}
 
 
 def tidy(root_fd: int, limbo_fd: int, index: PendingIndex) -> int:

@@ -163,7 +163,7 @@ def _put_at(tree: Tree, gfid: Gfid, slot: Slot, where: Where, replace: bool, sta
     pfd = tree.dirfd(slot.parent)
     row, st = tree.probe(pfd, slot)
     if row is not None and row.gfid == gfid and st is not None:
-        tree.unconfirmed.discard(slot)
+        tree.unconfirmed.pop(slot, None)
         return Where(pfd, slot.name, st, row)
     if row is None and st is not None:
         if st.st_ino == where.st.st_ino:

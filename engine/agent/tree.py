@@ -66,7 +66,7 @@ class Tree:
         self.came_from: dict[Gfid, Slot] = {}
         """Where what is in limbo was, for an undelete; only what this process moved there."""
         self.strays: dict[Gfid, Stray] = {}
-        self.unconfirmed: set[Slot] = set()
+        self.unconfirmed: dict[Slot, Gfid] = {}
         """Slots that got their rows by looking for inodes after a crash, not by an operation."""
         self._healed = False
         self._scans = 0
@@ -172,7 +172,7 @@ class Tree:
             known = self.index.by_ident(ident_of(st), _stat.S_IFMT(st.st_mode))
             if known is not None:
                 row = self.register(slot, known.gfid, st)
-                self.unconfirmed.add(slot)
+                self.unconfirmed[slot] = row.gfid
                 return row, st
         return None, st
 
@@ -243,9 +243,9 @@ class Tree:
     def drop_unconfirmed(self) -> int:
         """All has been repeated: names that were found after the crash, and that nothing has spoken of, go."""
         n = 0
-        for slot in self.unconfirmed:
+        for slot, gfid in list(self.unconfirmed.items()):
             row = self.index.get(slot.parent, slot.name)
-            where = None if row is None else self.at(row)
+            where = None if row is None or row.gfid != gfid else self.at(row)
             if where is not None and where.row is not None:
                 self.unname(where.pfd, slot, where.row, where.st)
                 n += 1
@@ -301,7 +301,7 @@ class Tree:
                     self.dirs.drop(gfid)
         self.index.put_row(row)
         if self._healed:
-            self.unconfirmed.discard(slot)
+            self.unconfirmed.pop(slot, None)
         if self._healed and self.strays.pop(gfid, None) is not None:
             self.index.remove_slot(NOWHERE, hex_name(gfid))
         if slot[0] == LIMBO:

@@ -369,36 +369,45 @@ def test_repeating_any_part_of_a_history_converges(tmp_path: Path, block: int, c
         side.close()
 
 
+def crash(tmp_path: Path, seed: int) -> None:
+    """The index falls back to the last commit, the disk does not; all since then is repeated."""
+    world = world_of(seed, 25)
+    side = Local(tmp_path / str(seed))
+    primary = Primary(world, side)
+    wanted = primary.apply(world.changes, inline=seed % 2 == 0, frame=7)
+    primary.finish(wanted, world.written)
+    primary.commit(1)
+    start = len(world.changes)
+    world.written = set()
+    for _ in range(world.rnd.choice([1, 1, 2])):
+        for _ in range(20):
+            world.step()
+        ops = world.plan(world.changes[start:], seed % 2 == 0)
+        for op in ops[: world.rnd.randrange(len(ops) + 1)]:
+            side.apply(op)
+        if world.rnd.random() < 0.3:
+            for _ in range(4):
+                world.step()
+        side.again()
+    wanted = primary.apply(world.changes[start:], inline=seed % 2 == 0, frame=world.rnd.choice([1, 5, 100]))
+    primary.finish(wanted, world.written)
+    primary.commit(2_000_000_000)
+    try:
+        primary.check()
+    except AssertionError as e:
+        raise AssertionError(f"seed {seed}") from e
+    side.close()
+
+
 @pytest.mark.parametrize("block", range(5))
 def test_a_crash_between_commits_converges(tmp_path: Path, block: int, count: int) -> None:
-    """The index falls back to the last commit, the disk does not; all since then is repeated."""
     for seed in range(block * 1000, block * 1000 + count):
-        world = world_of(seed, 25)
-        side = Local(tmp_path / str(seed))
-        primary = Primary(world, side)
-        wanted = primary.apply(world.changes, inline=seed % 2 == 0, frame=7)
-        primary.finish(wanted, world.written)
-        primary.commit(1)
-        start = len(world.changes)
-        world.written = set()
-        for _ in range(world.rnd.choice([1, 1, 2])):
-            for _ in range(20):
-                world.step()
-            ops = world.plan(world.changes[start:], seed % 2 == 0)
-            for op in ops[: world.rnd.randrange(len(ops) + 1)]:
-                side.apply(op)
-            if world.rnd.random() < 0.3:
-                for _ in range(4):
-                    world.step()
-            side.again()
-        wanted = primary.apply(world.changes[start:], inline=seed % 2 == 0, frame=world.rnd.choice([1, 5, 100]))
-        primary.finish(wanted, world.written)
-        primary.commit(2_000_000_000)
-        try:
-            primary.check()
-        except AssertionError as e:
-            raise AssertionError(f"seed {seed}") from e
-        side.close()
+        crash(tmp_path, seed)
+
+
+@pytest.mark.parametrize("seed", [90, 106, 303, 349, 550, 633, 713, 732, 748, 1902, 2662, 2977, 4020, 5486, 5821, 6495])
+def test_crashes_that_once_did_not_converge(tmp_path: Path, seed: int) -> None:
+    crash(tmp_path, seed)
 
 
 class RemotePrimary:
