@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.apply import Problem, Result
-from engine.checkpoint import parse_time
+from engine.checkpoint import merged, parse_time
 from engine.ledger import Failure
 from engine.model import EngineError
 from engine.verify import Comparison, describe, still_different
@@ -71,15 +71,19 @@ def _xsync(session: Session, params: Params, who: str) -> Params:
     return {"bricks": [os.fsdecode(b.path) for b in bricks]}
 
 
-def _checkpoint(session: Session, params: Params, _who: str) -> Params:
+def _checkpoint(session: Session, params: Params, who: str) -> Params:
     value = params.get("time")
     at = None if value is None else parse_time(value, time.time())
     for brick in session.bricks:
-        brick.status.set_checkpoint(at)
+        brick.status.set_checkpoint(at, who)
         if at is not None:
             brick.worker.flush()
     session.events.publish("checkpoint set" if at is not None else "checkpoint cleared", session=session.name, at=at)
     return {"time": at}
+
+
+def _checkpoints(session: Session, params: Params, _who: str) -> Params:
+    return {"checkpoints": merged(b.status.checkpoints() for b in session.chosen(params))}
 
 
 def _failures(session: Session, params: Params, _who: str) -> Params:
@@ -317,7 +321,8 @@ def verify_brick(session: Session, brick: Brick, content: bool, repair: bool, st
 
 METHODS: dict[str, Callable[[Any, Params, str], Params]] = {
     "ping": _ping, "snapshot": _snapshot, "pause": _pause, "resume": _resume, "stop": _stop, "xsync": _xsync,
-    "checkpoint": _checkpoint, "failures": _failures, "retry": _retry, "dismiss": _dismiss, "held": _held,
+    "checkpoint": _checkpoint, "checkpoints": _checkpoints, "failures": _failures, "retry": _retry,
+    "dismiss": _dismiss, "held": _held,
     "approve": _approve, "reject": _reject, "logs": _logs, "operations": _operations, "decisions": _decisions,
     "config_get": _config_get, "config_set": _config_set, "config_reset": _config_reset, "verify": _verify,
     "verify_status": _verify_status,

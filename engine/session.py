@@ -20,6 +20,7 @@ from engine.events import EventLog, Log
 from engine.ledger import Ledger
 from engine.link import SshTarget
 from engine.model import EngineError
+from engine.protocol import READING
 from engine.spec import SessionSpec
 from engine.status import BrickStatus, SessionFacts, Who
 from engine.transfer.limit import Bandwidth
@@ -122,7 +123,8 @@ class Session:
 
     def _brick(self, path: bytes, name: str) -> Brick:
         word = name or "root"
-        state = os.path.join(self.state, "bricks", hashlib.blake2b(word.encode(), digest_size=4).hexdigest() + "-" + _safe(word))
+        short = hashlib.blake2b(word.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+        state = os.path.join(self.state, "bricks", f"{short}-{_safe(word)}")
         os.makedirs(state, mode=0o700, exist_ok=True)
         where, options = self.spec.secondary, self.config.options
         text = os.fsdecode(path)
@@ -270,12 +272,6 @@ class Session:
             known = ", ".join(os.fsdecode(b.path) for b in self.bricks)
             raise EngineError(f"session {self.name} has no brick {wanted!r}", hint=f"bricks: {known}", code="usage")
         return found
-
-
-READING = frozenset((
-    "snapshot", "failures", "held", "logs", "operations", "config_get", "verify_status", "decisions", "ping",
-))  # fmt: skip
-"""Methods that change nothing."""
 
 
 def _session_checkpoint(bricks: list[dict[str, Any]]) -> dict[str, Any]:

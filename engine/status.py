@@ -15,56 +15,10 @@ from engine.checkpoint import Checkpoint
 from engine.guard import Hold
 from engine.model import NO_MARK, EngineError, Mark
 from engine.names import escaped
+from engine.progress import WINDOW, BatchProgress, Rate, Totals
 from engine.verdict import Thresholds, brick_verdict
 
-WINDOW = 10.0
-"""Seconds over which rates are measured."""
-
 CRAWLS = {"hybrid": "Hybrid Crawl", "history": "History Crawl", "live": "Changelog Crawl"}
-
-
-class Rate:
-    """Events per second over the last WINDOW seconds."""
-
-    def __init__(self) -> None:
-        self._events: deque[tuple[float, int]] = deque()
-        self._sum = 0
-
-    def add(self, count: int, now: float) -> None:
-        """So many more, at this (monotonic) time. What comes within a quarter of a second counts as one."""
-        if self._events and now - self._events[-1][0] < 0.25:
-            then, before = self._events[-1]
-            self._events[-1] = (then, before + count)
-        else:
-            self._events.append((now, count))
-        self._sum += count
-        self._trim(now)
-
-    def _trim(self, now: float) -> None:
-        while self._events and self._events[0][0] < now - WINDOW:
-            self._sum -= self._events.popleft()[1]
-
-    def value(self, now: float) -> float:
-        """The rate."""
-        self._trim(now)
-        return self._sum / WINDOW
-
-
-@dataclass(slots=True)
-class BatchProgress:
-    """How far the running batch is."""
-
-    id: int
-    changelogs: int
-    entries: int
-    files: int
-    metas: int
-    bytes: int | None
-    started: float
-    phase: str = "entry"
-    entries_done: int = 0
-    files_done: int = 0
-    bytes_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +30,6 @@ class Who:
     brick: str
     secondary_user: str
     secondary: str
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counts since the session was made; they survive a restart."""
-
-    entries: int = 0
-    files: int = 0
-    bytes: int = 0
-    crawls: int = 0
-    turns: int = 0
-    restarts: int = 0
 
 
 class BrickStatus:
@@ -121,6 +63,7 @@ class BrickStatus:
         """How many of the ledger's entries began at or before a unix time; without it all or none are counted."""
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda _name, _fields: None
         """Called, outside any lock, with what changed: active, crawl changed, checkpoint completed (STA-4)."""
+        self._past: deque[dict[str, Any]] = deque(maxlen=50)
         self._saved = 0.0
         self._restarts: deque[dict[str, Any]] = deque(maxlen=50)
         self._load()
@@ -132,11 +75,14 @@ class BrickStatus:
             with open(self._path, encoding="utf-8") as f:
                 kept = json.load(f)
             self.totals = Totals(**{k: int(v) for k, v in kept["totals"].items()})
-            c = kept["checkpoint"]
-            self.checkpoint = Checkpoint(c["time"], c["completed"], c["completion_time"])
+            self.checkpoint = Checkpoint.of(kept["checkpoint"])
             self.mark = Mark.parse(kept["mark"])
             self.last_verify = kept.get("last_verify")
             self._paused = kept.get("paused")
+            self._past.extend(kept.get("past") or ())
+            self._restarts.extend(kept.get("restarts") or ())
+            for crawl in kept.get("crawls") or ():
+                self._crawls.append({**crawl, "until": crawl["until"] or kept["time"]})
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError):
@@ -147,9 +93,9 @@ class BrickStatus:
         with self._lock:
             kept = {
                 "totals": {k: getattr(self.totals, k) for k in Totals.__dataclass_fields__},
-                "checkpoint": {"time": self.checkpoint.time, "completed": self.checkpoint.completed,
-                               "completion_time": self.checkpoint.completion_time},
+                "time": time.time(), "checkpoint": self.checkpoint.shown(), "past": list(self._past),
                 "mark": str(self.mark), "last_verify": self.last_verify, "paused": self._paused,
+                "crawls": list(self._crawls)[-20:], "restarts": list(self._restarts)[-10:],
             }  # fmt: skip
             temp = self._path + ".new"
             with open(temp, "w", encoding="utf-8") as f:
@@ -232,10 +178,15 @@ class BrickStatus:
         """What kind of crawl runs; True when that changed."""
         with self._lock:
             changed: bool = self._crawl["kind"] != kind
+            now = time.time()
             if changed:
                 self.totals.crawls += 1
-                self._crawls.append({"kind": kind, "since": since or time.time()})
-            since = since or (time.time() if changed else self._crawl["since"])
+                if self._crawls and self._crawls[-1]["until"] is None:
+                    self._crawls[-1]["until"] = now
+                self._crawls.append({"kind": kind, "since": since or now, "until": None, "seen": seen})
+            elif self._crawls and seen is not None:
+                self._crawls[-1]["seen"] = seen
+            since = since or (now if changed else self._crawl["since"])
             before, self._crawl = self._crawl, {"kind": kind, "since": since, "seen": seen, "total": total}
         if changed:
             self.on_event("crawl changed", {"kind": kind, "old": before["kind"]})
@@ -304,16 +255,26 @@ class BrickStatus:
             self._completed()
         return done
 
-    def set_checkpoint(self, at: int | None) -> None:
+    def set_checkpoint(self, at: int | None, by: str = "") -> None:
         """A person set or cleared the checkpoint; one that was passed already is complete at once."""
+        failures = self._failures_before()
         with self._lock:
-            before = self.checkpoint
-            self.checkpoint = before.set(at).reached(self.mark, time.time())
+            before, now = self.checkpoint, time.time()
+            self.checkpoint = before.set(at, by, now).reached(self.mark, now)
+            if before.time is not None and before.time != at:
+                self._past.append({**before.shown(), "failures_before": failures})
             done = bool(self.checkpoint.completed) and self.checkpoint != before
         if done:
             self._completed()
         else:
             self.save()
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """The checkpoint and those before it, the newest first."""
+        failures = self._failures_before()
+        with self._lock:
+            now = [] if self.checkpoint.time is None else [{**self.checkpoint.shown(), "failures_before": failures}]
+            return [*now, *reversed(self._past)]
 
     def _completed(self) -> None:
         """The checkpoint was reached: keep that, and tell it."""
@@ -344,7 +305,6 @@ class BrickStatus:
             running = self.status in ("Active", "Held", "Paused")
             mono = time.monotonic()
             lag = self._lag(now) if running else None
-            batch = self._batch_object(now)
             b = self._batch
             crawl = self._crawl
             eta, basis = self._eta(mono)
@@ -369,7 +329,7 @@ class BrickStatus:
                 "backlog": None if self._backlog is None
                 else {"changelogs": self._backlog[0], "bytes": self._backlog[1],
                       "eta_seconds": eta, "eta_basis": basis},
-                "batch": batch,
+                "batch": b.shown(now) if b else None,
                 "rate": {
                     "entries_per_s": round(self._rates["entries"].value(mono), 1),
                     "files_per_s": round(self._rates["files"].value(mono), 1),
@@ -383,7 +343,7 @@ class BrickStatus:
                     "since": self._hold.since,
                 },
                 "secondary_free": self._free, "last_verify": self.last_verify, "last_error": self._error,
-                "history": list(self._history)[-20:], "crawls": list(self._crawls)[-20:],
+                "history": list(self._history)[-20:], "crawls": [dict(c) for c in list(self._crawls)[-20:]],
                 "restarts": list(self._restarts)[-10:],
             }  # fmt: skip
         out["verdict"], out["reasons"] = brick_verdict(out, limits, now)
@@ -416,19 +376,6 @@ class BrickStatus:
         if self._backlog and self._backlog[0]:
             return round(now - self.mark.sec, 3) if self.mark.sec > 0 else None
         return 0.0
-
-    def _batch_object(self, now: float) -> dict[str, Any] | None:
-        b = self._batch
-        if b is None:
-            return None
-        done, total = b.entries_done + b.files_done, b.entries + b.files
-        spent = now - b.started
-        eta = round(spent / done * (total - done), 1) if done and spent > 0.2 and total >= done else None
-        return {
-            "id": b.id, "phase": b.phase, "changelogs": [b.changelogs if b.phase == "commit" else 0, b.changelogs],
-            "entries": [min(b.entries_done, b.entries), b.entries], "files": [min(b.files_done, b.files), b.files],
-            "bytes": [b.bytes_done, b.bytes], "started": b.started, "eta_seconds": eta,
-        }  # fmt: skip
 
     def _eta(self, mono: float) -> tuple[float | None, str | None]:
         if not self._backlog or not self._backlog[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.checkpoint import Checkpoint, parse_time
+from engine.checkpoint import Checkpoint, merged, parse_time
 from engine.model import NO_MARK, EngineError, Mark
 
 NOW = 1_795_325_087.9
@@ -51,3 +51,22 @@ def test_what_is_no_time(text: str) -> None:
         parse_time(text, NOW)
     assert "ISO 8601" in found.value.hint
     assert found.value.code == "usage"
+
+
+def test_sta_2_kept_as_json() -> None:
+    point = Checkpoint().set(100, "anna", 90.0).reached(Mark(150, 0), 500.0)
+    assert Checkpoint.of(point.shown()) == point
+
+
+def test_sta_2_a_sessions_checkpoint_is_complete_when_every_bricks_is() -> None:
+    """STA-2: with the time of the last, and all failures before it."""
+    done = {"time": 100, "set": 90.0, "by": "anna", "completed": True, "completion_time": 110.0, "failures_before": 1}
+    late = {**done, "completion_time": 130.0, "failures_before": 0}
+    open_ = {**done, "completed": False, "completion_time": None}
+    older = {**done, "time": 50, "set": 40.0}
+    (found,) = merged([[done], [late]])
+    assert (found["completed"], found["completion_time"], found["failures_before"]) == (True, 130.0, 1)
+    (found,) = merged([[done], [open_]])
+    assert (found["completed"], found["completion_time"]) == (False, None)
+    assert [c["time"] for c in merged([[done, older], [late, older]])] == [100, 50]
+    assert merged([[], []]) == []

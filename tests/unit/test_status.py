@@ -19,7 +19,8 @@ import engine
 from engine.guard import Hold
 from engine.ledger import Failure, Ledger
 from engine.model import EngineError, Mark
-from engine.status import WINDOW, BrickStatus, Rate, Who
+from engine.progress import WINDOW, Rate
+from engine.status import BrickStatus, Who
 from engine.verdict import Thresholds
 
 SCHEMA = json.loads((Path(engine.__file__).parent / "snapshot.schema.json").read_text())
@@ -272,6 +273,39 @@ def test_sta_4_what_changed_is_told_once(tmp_path: Path) -> None:
     assert [fields["checkpoint"] for _, fields in told[4:]] == [1500], "passed already: complete at once, and once"
     status.crawl("hybrid", 5.0, 0, None)
     assert told[5] == ("crawl changed", {"kind": "hybrid", "old": "live"})
+
+
+def test_sta_2_checkpoints_of_before_are_kept(tmp_path: Path) -> None:
+    """STA-2: what was set by whom, and whether it was reached; over a restart."""
+    status = _status(tmp_path)
+    _live(status, mark=100)
+    status.set_checkpoint(50, "anna")
+    status.set_checkpoint(200, "bert")
+    status.set_checkpoint(300, "anna")
+    again = _status(tmp_path)
+    found = again.checkpoints()
+    assert [(c["time"], c["completed"], c["by"]) for c in found] == [
+        (300, False, "anna"), (200, False, "bert"), (50, True, "anna")
+    ]  # fmt: skip
+    again.set_checkpoint(None)
+    assert [c["time"] for c in again.checkpoints()] == [300, 200, 50]
+
+
+def test_sta_3_crawls_with_their_ends(tmp_path: Path) -> None:
+    """STA-3: what the last crawls saw and how long they took; one cut off by a crash has an end too."""
+    status = _status(tmp_path)
+    status.initializing()
+    status.crawl("hybrid", None, 10, None)
+    status.crawl("hybrid", None, 500, None)
+    status.crawl("live", None, None, None)
+    first, second = _seen(status)["crawls"]
+    assert (first["kind"], first["seen"]) == ("hybrid", 500)
+    assert first["until"] >= first["since"]
+    assert (second["kind"], second["until"]) == ("live", None)
+    status.save()
+    crawls = _seen(_status(tmp_path))["crawls"]
+    assert [c["kind"] for c in crawls] == ["hybrid", "live"]
+    assert crawls[1]["until"] is not None
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
