@@ -326,3 +326,30 @@ def test_sockets_are_made(agent: Agent, root: Path) -> None:
     st = Stat(stat.S_IFSOCK | 0o644, os.getuid(), os.getgid(), 0, T0, T0)
     assert not agent.entries(EntryOp(Fop.MKNOD, A, Slot(ROOT, b"x"), None, st, None, None, {})).failures
     assert stat.S_ISSOCK(os.lstat(root / "x").st_mode)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount")
+def test_err_3_a_full_disk_is_told_as_such_and_heals(tmp_path: Path) -> None:
+    """ENOSPC comes back as it is, for inline data, PUT and pieces; with space again the same requests succeed."""
+    root = tmp_path / "small"
+    root.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", root], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        with Agent(root) as agent:
+            agent.begin()
+            big = os.urandom(1 << 20)
+            agent.entries(create(C, ROOT, b"c", b"small"))
+            (root / "ballast").write_bytes(bytes(2 << 20))
+            reply = agent.entries(create(A, ROOT, b"a", big), create(B, ROOT, b"b", b""))
+            assert [(f.index, f.errno) for f in reply.failures] == [(0, errno.ENOSPC)]
+            (put,) = agent.puts(wire.Put(C, regular(len(big)), {}, big))
+            assert put.errno == errno.ENOSPC
+            assert agent.file(C, [(0, big)], regular(len(big))).errno == errno.ENOSPC
+            os.unlink(root / "ballast")
+            assert not agent.entries(create(A, ROOT, b"a", big)).failures
+            assert (root / "a").read_bytes() == big
+    finally:
+        subprocess.run(["umount", "-l", root], check=True)
