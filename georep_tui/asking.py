@@ -95,9 +95,14 @@ def list_sessions(document: Mapping[str, Any], stopped: Sequence[tuple[str, str,
 def order(source: Source, method: str, name: str, brick: str) -> int:
     """`pause`, `resume`, `xsync`, `stop`."""
     params: dict[str, Any] = {"session": name} | ({"brick": brick} if brick else {})
-    result = source.command(method, params)
     if method == "stop":
+        try:
+            source.command(method, params)
+        except SourceError as e:
+            if e.code != "gone":  # it may be gone before its answer is out
+                raise
         return _stopped(source, name)
+    result = source.command(method, params)
     words = {"pause": "paused", "resume": "resumed", "xsync": "will be crawled after the batch that runs"}[method]
     for one in result.get("bricks") or ():
         output.say(f"{escape(str(one))}: {words}")
