@@ -25,6 +25,9 @@ from engine.volume.tree import TreeView
 if TYPE_CHECKING:
     from engine.worker import Worker
 
+RECENT = 20_000
+"""Directories remembered for putting their times right when the brick is idle."""
+
 
 class Batches:
     """The loop over batches on one connection."""
@@ -40,7 +43,8 @@ class Batches:
         self.transfer = self._transfer()
         self.applier = self._applier()
         self.reconciler = Reconciler(view, link, self.applier, self.transfer, self._decided)
-        self._settled = False
+        self._recent: dict[Gfid, None] = {}
+        """Directories touched since the brick was last idle: their times are put right once more then."""
         self._mark = worker.primary.marks.stime
 
     # told by applier and transfer
@@ -124,6 +128,7 @@ class Batches:
                     worker.stopping.wait(max(0.0, worker.recovering + 2 - time.time()))
                     recorder.close_now(10)
                     continue
+            self._directory_times()
             if not recorder.crawling and worker.held() is None:
                 worker.caught_up = True
                 worker.on_idle()
@@ -155,6 +160,12 @@ class Batches:
 
     def _most(self) -> int:
         return max(1, min(self.options.max_history_changelogs_in_batch, self.options.max_data_changelogs_in_batch))
+
+    def _directory_times(self) -> None:
+        """Idle: directories have the primary's times, also where a name came and went without a trace."""
+        if self._recent:
+            recent, self._recent = self._recent, {}
+            self.applier.metas([g for g in recent if self.view.index.has(g)], Result())
 
     def _show_backlog(self, recorder: Recorder) -> None:
         count, nbytes, since = recorder.backlog()
@@ -336,6 +347,8 @@ class Batches:
                 dirs[gfid] = None
         self.applier.metas(metas, result)
         self.applier.metas(dirs, result)
+        if len(self._recent) < RECENT:
+            self._recent.update(dirs)
 
     # ---- commit ----------------------------------------------------------------------------------------------
 

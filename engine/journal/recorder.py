@@ -427,8 +427,11 @@ class Recorder:
             if self._ready and closed.changelog <= self._ready[-1].changelog:
                 return  # found on the disk already
             if len(self._ready) < READY and not self.spilled:
-                if not closed.changelog.size and self._ready and not self._ready[-1].changelog.size:
-                    self._ready[-1] = Closed(closed.changelog, closed.complete or self._ready[-1].complete)
+                last = self._ready[-1] if self._ready else None
+                if not closed.changelog.size and last is not None and not last.changelog.size and (
+                    closed.complete or not last.complete
+                ):
+                    self._ready[-1] = closed  # of heartbeats in a row the last one says it all
                 else:
                     self._ready.append(closed)
             else:
