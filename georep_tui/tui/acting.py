@@ -131,7 +131,7 @@ class Acting:
             *where_lines(session, bricks), (),
             (Cell("Both sides are walked and compared; what differs is sent."),),
             *crawl_cost(bricks),
-            (Cell("Live changes wait until the crawl is through; deletes stay under the guard.", "muted"),),
+            (Cell("Live changes wait for it; deletes stay under the guard.", "muted"),),
         ]  # fmt: skip
         ask = confirm(f"Force a hybrid crawl of {plural(len(bricks), 'brick')}?", lines, "crawl")
         self._console.push_screen(ask, lambda yes: self.order(session, "xsync", words, **params) if yes else None)
@@ -144,7 +144,7 @@ class Acting:
         if not session:
             return
         console = self._console
-        lines = [*where_lines(session)]
+        lines = where_lines(session, ())
         point = session.checkpoint
         if point.time is not None and not point.completed:
             when = moment(point.time, console.now(), console.picture.zone)

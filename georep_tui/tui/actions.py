@@ -126,7 +126,8 @@ def _replay(context: Context) -> str | None:
 
 
 ACTIONS: tuple[Action, ...] = (
-    Action("open", "enter", "open", "open what is selected", "move", frozenset({"overview", "dashboard", "failures"}), check=None),
+    Action("open", "enter", "open", "open what is selected", "move", frozenset({"overview", "dashboard",
+           "failures"}), check=None),
     Action("back", "escape,backspace", "back", "back to where you came from", "move", EVERYWHERE - {"overview"}),
     Action("next_panel", "tab", "panel", "next panel of this screen", "move"),
     Action("filter", "slash", "filter", "show only rows with this text; in the log, search", "look",
@@ -151,8 +152,10 @@ ACTIONS: tuple[Action, ...] = (
            frozenset({"overview", "dashboard", "brick"}), changes=True, check=_engine),
     Action("stop", "S", "stop", "stop replicating this session", "act",
            frozenset({"overview", "dashboard", "brick"}), changes=True, check=_stoppable),
-    Action("retry", "r", "retry", "try the selected failure again now", "act", frozenset({"failures"}), changes=True, check=_item("failure")),
-    Action("retry_all", "R", "retry all", "try all failures again now", "act", frozenset({"failures"}), changes=True, check=_engine),
+    Action("retry", "r", "retry", "try the selected failure again now", "act", frozenset({"failures"}), changes=True,
+           check=_item("failure")),
+    Action("retry_all", "R", "retry all", "try all failures again now", "act", frozenset({"failures"}), changes=True,
+           check=_engine),
     Action("dismiss", "d", "dismiss", "strike the selected failure off, with a reason that is logged", "act",
            frozenset({"failures"}), changes=True, check=_item("failure")),
     Action("approve", "a", "approve", "let the held deletes happen (their count is typed)", "act", frozenset({"held"}),
@@ -161,15 +164,18 @@ ACTIONS: tuple[Action, ...] = (
            changes=True, check=_held),
     Action("set_option", "enter", "change", "change the selected option while it runs", "act", frozenset({"options"}),
            changes=True, check=_item("option")),
-    Action("clear_checkpoint", "d", "clear", "clear the checkpoint", "act", frozenset({"checkpoints"}), changes=True, check=_engine),
+    Action("clear_checkpoint", "d", "clear", "clear the checkpoint", "act", frozenset({"checkpoints"}), changes=True,
+           check=_engine),
     Action("failures", "f", "failures", "what could not be synced, grouped by reason", "see", _WITH_SESSION,
            check=_session),
     Action("held", "h", "held", "deletes the guard holds: approve or reject", "see", _WITH_SESSION,
            check=_session),
-    Action("checkpoints", "k", "checkpoints", "the checkpoint: what it waits for, when it is done", "see", _WITH_SESSION, check=_session),
+    Action("checkpoints", "k", "checkpoints", "the checkpoint: what it waits for, when it is done", "see",
+           _WITH_SESSION, check=_session),
     Action("log", "l", "log", "the engine's log: follow, search, by brick and level", "see", _WITH_SESSION,
            check=_session),
-    Action("operations", "o", "operations", "what people did here: who, when, with which result", "see", _WITH_SESSION, check=_session),
+    Action("operations", "o", "operations", "what people did here: who, when, with which result", "see",
+           _WITH_SESSION, check=_session),
     Action("options", "O", "options", "options of the session; some change while it runs", "see", _WITH_SESSION,
            check=_session),
     Action("level", "L", "level", "show lines of this level and worse", "look", frozenset({"log"})),
@@ -209,7 +215,7 @@ FOOTER: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What the footer of each screen offers, the most useful first; as many as fit are shown."""
 
-ALWAYS = ("help", "palette", "quit")
+ALWAYS = ("help", "quit", "palette")
 REPLAY = ("play", "step_on", "step_back", "faster", "slower")
 
 BY_ID: Mapping[str, Action] = {action.id: action for action in ACTIONS}

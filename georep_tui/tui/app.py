@@ -220,7 +220,8 @@ class Console(Roaming, Acting, App[ExitChoice]):
     def _freshness(self, now: float) -> list[Cell]:
         picture = self.picture
         if picture.error:
-            since = f" {age(max(10.0, now - picture.error_since))}" if picture.error_since is not None else ""
+            silent = now - picture.error_since if picture.error_since is not None else 0.0
+            since = f" for {age(silent)}" if silent >= 10 else ""
             return [Cell(f"? no answer{since}  ", "critical")]
         if picture.snapshot is None:
             return [Cell("◌ connecting  ", "busy")]

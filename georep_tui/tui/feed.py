@@ -34,7 +34,7 @@ class Feed:
     """Looks at `source` every `interval` seconds and says `ready()` when something changed.
 
     `ready` is called from the feed's thread; `take` from the console's. A frame not taken is merged with the next one.
-    `latest` is the last snapshot seen, changed or not: its times are the newest.
+    `latest` is the last snapshot seen, changed or not: its times are the newest. `looks` counts.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Feed:
         self._news = False
         self._last: Mapping[str, Any] | None = None
         self.latest: Mapping[str, Any] | None = None
+        self.looks = 0
         self._stop = threading.Event()
         self._now = threading.Event()
         self._thread = threading.Thread(target=self._run, name="console-feed", daemon=True)
@@ -69,6 +70,11 @@ class Feed:
     def hurry(self) -> None:
         """Look now: something was just done."""
         self._now.set()
+
+    @property
+    def news(self) -> bool:
+        """Is there something to take?"""
+        return self._news
 
     def take(self) -> Frame | None:
         """What is new since the last take; None if nothing."""
@@ -109,6 +115,7 @@ class Feed:
             self._news = self._news or news
         if news:
             self._ready()
+        self.looks += 1
 
 
 def _same(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> bool:

@@ -28,6 +28,7 @@ class Orders:
         self._questions: queue.Queue[tuple[str, Order] | None] = queue.Queue(WAITING)
         self._asked: set[str] = set()
         self._lock = threading.Lock()
+        self._given = self._carried = 0
         self._threads = [
             threading.Thread(target=self._carry, name="console-orders", daemon=True),
             threading.Thread(target=self._ask, name="console-questions", daemon=True),
@@ -49,12 +50,18 @@ class Orders:
             if thread.is_alive():
                 thread.join(0.5)
 
+    @property
+    def busy(self) -> bool:
+        """Is a command or a question under way?"""
+        return bool(self._asked) or self._carried < self._given
+
     def give(self, order: Order) -> bool:
         """Give a command; False when too many wait."""
         try:
             self._commands.put_nowait(order)
         except queue.Full:
             return False
+        self._given += 1
         return True
 
     def ask(self, name: str, method: str, params: Mapping[str, Any]) -> None:
@@ -73,14 +80,15 @@ class Orders:
         while (order := self._commands.get()) is not None:
             result, error, hint = self._do(order)
             self._post(OrderDone(order, result, error, hint))
+            self._carried += 1
 
     def _ask(self) -> None:
         while (asked := self._questions.get()) is not None:
             name, order = asked
             result, error, hint = self._do(order)
+            self._post(Fetched(name, result, error, hint))
             with self._lock:
                 self._asked.discard(name)
-            self._post(Fetched(name, result, error, hint))
 
     def _do(self, order: Order) -> tuple[Any, str | None, str]:
         try:

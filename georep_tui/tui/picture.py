@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Any
 
@@ -49,6 +49,10 @@ class Picture:
         if frame.error != self.error:
             self.error_since = frame.time if frame.error else None
         self.error = frame.error
+        if frame.error and self.snapshot is not None:
+            # Nothing answers: whatever the last picture said of its sources, they are not connected now.
+            lost = (replace(source, connected=False, error=frame.error) for source in self.snapshot.sources)
+            self.snapshot = replace(self.snapshot, sources=tuple(lost))
         if frame.snapshot is not None:
             try:
                 self.snapshot = parse(frame.snapshot, self.snapshot)
@@ -61,7 +65,7 @@ class Picture:
 
     def touch(self, doc: Mapping[str, Any] | None) -> None:
         """Take over the times of a snapshot in which nothing else is new, so that the data does not seem old."""
-        if self.snapshot is None or doc is None or self.snapshot.raw is doc:
+        if self.snapshot is None or doc is None or self.error or self.snapshot.time == doc.get("time"):
             return
         try:
             self.snapshot = refreshed(self.snapshot, doc)

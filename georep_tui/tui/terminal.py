@@ -14,7 +14,6 @@ from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
-
 AFTER_KEY, QUIET = 60, 300
 """Milliseconds between two looks at the keys: just after one, and when nobody types."""
 

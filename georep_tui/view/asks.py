@@ -41,10 +41,10 @@ def crawl_cost(bricks: Sequence[Brick]) -> list[Line]:
         text = "how many objects there are is not known yet; every one is looked at on both sides"
         return [(Cell("cost     ", "muted"), Cell(text, "warning"))]
     partly = "" if known == len(bricks) else f" (of {known} of {len(bricks)} bricks)"
-    text = f"about {count(seen)} objects on each side, {duration(seconds)} by the last hybrid crawl{partly}"
-    lines: list[Line] = [(Cell("cost     ", "muted"), Cell(text))]
+    lines: list[Line] = [(Cell("cost     ", "muted"), Cell(f"about {count(seen)} objects on each side{partly};"))]
+    lines.append((Cell("         "), Cell(f"the last hybrid crawl took {duration(seconds)}")))
     if totals:
-        lines.append((Cell(f"         data that is equal is not sent again ({size(totals)} sent so far)", "muted"),))
+        lines.append((Cell(f"         what is equal is not sent again ({size(totals)} sent so far)", "muted"),))
     return lines
 
 

@@ -12,7 +12,7 @@ from georep_tui.view.units import age, count, duration, rate
 from georep_tui.view.verdict import Judged, Thresholds, judge_brick
 
 COLUMNS = (
-    Column("state", "state", 10, drop=0),
+    Column("state", "state", 12, drop=0),
     Column("brick", "brick", 10, flex=3, middle=True, drop=0),
     Column("to", "secondary", 12, flex=1, middle=True, since=150, drop=9),
     Column("c", "C", 1, until=109, drop=5),

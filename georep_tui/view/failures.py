@@ -137,7 +137,8 @@ def failure_lines(one: Failed, now: float, zone: tzinfo | None = None) -> list[L
     if one.hint:
         lines.append((_label("→"), Cell(escape(one.hint), "strong")))
     lines += [
-        (_label("primary"), Cell(escape(one.primary) or "–"), Cell("   secondary  ", "muted"), Cell(escape(one.secondary) or "–")),
+        (_label("primary"), Cell(escape(one.primary) or "–"), Cell("   secondary  ", "muted"),
+         Cell(escape(one.secondary) or "–")),
         (_label("tries"), Cell(f"{one.tries}, first {moment(one.first, now, zone)}, last {moment(one.last, now, zone)}, "),
          Cell("next "), Cell(next_text(one.next_try, now))),
         (_label("id"), Cell(f"{escape(one.id)}  gfid {escape(one.gfid) or '–'}  brick {escape(one.brick)}", "muted")),

@@ -35,9 +35,9 @@ def session_head(
     stale = stale_text(judged)
     role = "unknown" if stale else ""
     pending, files = pending_of(session), _sum(brick.files_rate for brick in session.bricks)
-    lines: list[Line] = [verdict_line(judged, safe_text(session, judged)), *hint_lines(judged, reasons)]
+    lines: list[Line] = [verdict_line(judged, safe_text(session, judged), columns), *hint_lines(judged, reasons)]
     lines += [
-        (label("bricks"), *bricks_text(session), Cell(stale, "unknown")),
+        (label("bricks"), *bricks_text(session, stale=bool(stale)), Cell(stale, "unknown")),
         (
             label("lag"), Cell(fit(duration(session.lag), 11), role or lag_role(session.lag, limits)),
             Cell(sparkline(lags, spark), "accent"), Cell("  failures ", "muted"),
@@ -61,6 +61,8 @@ def brick_head(
     spark = max(8, min(40, columns // 2 - 26))
     role = "unknown" if judged.stale is not None else ""
     sign = signs.state(brick.status)
+    if role:
+        sign = signs.Sign("?", sign.word, role)
     to = f"{brick.secondary_user}@{brick.secondary}" if brick.secondary_user else brick.secondary
     state = [Cell(f"{sign.sign} {brick.status}", sign.role), Cell(stale_text(judged), "unknown")]
     if brick.paused_by:
@@ -68,7 +70,7 @@ def brick_head(
     synced = UNKNOWN if brick.last_synced is None else moment(brick.last_synced, now, zone)
     ago = f" ({age(max(0.0, now - brick.last_synced))})" if brick.last_synced else ""
     return [
-        verdict_line(judged),
+        verdict_line(judged, columns=columns),
         *hint_lines(judged, reasons, brick, now, zone),
         (label("state"), *state, Cell("  to ", "muted"), Cell(escape(to))),
         (label("crawl"), Cell(crawl_text(brick.crawl), role)),
@@ -84,7 +86,7 @@ def brick_head(
             label("queued"), Cell("entry ", "muted"), Cell(count(brick.entry)), Cell("  data ", "muted"),
             Cell(count(brick.data)), Cell("  meta ", "muted"), Cell(count(brick.meta)), Cell("  failures ", "muted"),
             Cell(count(brick.failures), failures_role(brick.failures, limits)), Cell("  backlog ", "muted"),
-            Cell(f"{count(brick.backlog_changelogs)} changelogs, {size(brick.backlog_bytes)}"),
+            Cell(_backlog(brick)),
         ),
         (
             label("secondary"), Cell(f"{size(brick.free_bytes)} and {count(brick.free_inodes)} inodes free", role),
@@ -111,8 +113,8 @@ def hint_lines(
     return lines
 
 
-def batch_lines(brick: Brick, columns: int) -> list[Line]:
-    """The batch going on: its phase and bar, what is done of each, its operations by kind."""
+def batch_lines(brick: Brick, columns: int, *, stale: bool = False) -> list[Line]:
+    """The batch going on: its phase and bar, what is done of each, its operations by kind; muted if that is old."""
     batch = brick.batch
     if batch is None:
         return [(Cell("between batches: nothing is on its way", "muted"),)]
@@ -121,7 +123,7 @@ def batch_lines(brick: Brick, columns: int) -> list[Line]:
     lines: list[Line] = [
         (
             Cell(f"batch {batch.id}  ", "strong"), Cell(phase_text(batch), "accent"), Cell("  "),
-            Cell(bar(fraction, wide), "busy"), Cell(f" {percent(fraction)}"),
+            Cell(bar(fraction, wide), "unknown" if stale else "busy"), Cell(f" {percent(fraction)}"),
             Cell(f"  {duration(batch.eta)} left" if batch.eta is not None else "", "muted"),
         ),
         (
@@ -137,6 +139,12 @@ def batch_lines(brick: Brick, columns: int) -> list[Line]:
                 kinds += [Cell(f"{escape(name)} ", "muted"), Cell(f"{count(number)}  ")]
         lines.append(tuple(kinds))
     return lines
+
+
+def _backlog(brick: Brick) -> str:
+    if brick.backlog_changelogs is None:
+        return UNKNOWN
+    return f"{plural(brick.backlog_changelogs, 'changelog')}, {size(brick.backlog_bytes)}"
 
 
 def _bytes(pair: tuple[int, int]) -> str:

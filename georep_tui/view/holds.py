@@ -45,7 +45,8 @@ def held_lines(brick: Brick, held: Held, now: float, zone: tzinfo | None = None)
     since = f" since {moment(held.since, now, zone)}" if held.since is not None else ""
     lines: list[Line] = [
         (Cell("why        ", "muted"), Cell(escape(held.reason), "critical")),
-        (Cell("where      ", "muted"), Cell(escape(brick.label), "strong"), Cell(f" → {escape(brick.secondary)}{since}", "muted")),
+        (Cell("where      ", "muted"), Cell(escape(brick.label), "strong"),
+         Cell(f" → {escape(brick.secondary)}{since}", "muted")),
         (Cell("a approve  ", "accent"), Cell(f"{plural(held.deletes, 'object')} will be deleted on the secondary", "warning")),
         (Cell("r reject   ", "accent"), Cell("they stay there, listed as failures; everything else goes on")),
         (),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
+from types import MappingProxyType
 from typing import Any
 
 from georep_tui.view.table import Column, Row
@@ -32,10 +33,11 @@ class Operation:
     good: bool
 
 
-def parse_operation(doc: Mapping[str, Any]) -> Operation:
-    """An operation as the engine keeps it."""
+def parse_operation(doc: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})) -> Operation:
+    """An operation as the engine keeps it; `names` are labels of bricks by their ids."""
     params = doc.get("params") if isinstance(doc.get("params"), Mapping) else {}
-    shown = " ".join(f"{key}={_short(value)}" for key, value in (params or {}).items() if key != "session")
+    shown = " ".join(f"{key}={_short(names.get(str(value), value))}" for key, value in (params or {}).items()
+                     if key != "session" and value is not None)  # fmt: skip
     result = str(doc.get("result") or "")
     what = str(doc.get("what") or doc.get("method") or "?")
     return Operation(float(doc.get("time") or 0.0), str(doc.get("who") or "?"), f"{what} {shown}".strip(), result,

@@ -10,12 +10,12 @@ from georep_tui.view.bricks import failures_role, lag_role, reason_lines, state_
 from georep_tui.view.snapshot import Checkpoint, Session, Snapshot
 from georep_tui.view.spark import sparkline
 from georep_tui.view.table import Column, Row
-from georep_tui.view.text import UNKNOWN, Cell, Line, escape
+from georep_tui.view.text import UNKNOWN, Cell, Line, cut, escape, width
 from georep_tui.view.units import age, count, duration, moment, plural, rate
 from georep_tui.view.verdict import Judged, Thresholds, judge_session
 
 COLUMNS = (
-    Column("state", "state", 10, drop=0),
+    Column("state", "state", 12, drop=0),
     Column("name", "session", 8, flex=2, middle=True, drop=0),
     Column("kind", "kind", 7, since=150, drop=9),
     Column("route", "primary → secondary", 20, flex=3, middle=True, since=110, drop=8),
@@ -114,13 +114,15 @@ def checkpoint_line(session: Session, now: float, zone: tzinfo | None = None) ->
     return tuple(cells)
 
 
-def verdict_line(judged: Judged, what: str = "") -> Line:
-    """The verdict as a person says it: `● OK  the replica is up to date`."""
+def verdict_line(judged: Judged, what: str = "", columns: int = 0) -> Line:
+    """The verdict as a person says it: `● OK  the replica is up to date`; with `columns` the reason is cut to fit."""
     sign = signs.verdict(judged.verdict)
     head = Cell(f"{sign.sign} {sign.word.upper()}", f"{sign.role}")
     if judged.reasons and judged.verdict != "ok":
         more = f"  (+{len(judged.reasons) - 1} more)" if len(judged.reasons) > 1 else ""
-        return (head, Cell(f"  {escape(judged.reasons[0].text)}", sign.role), Cell(more, "muted"))
+        text = escape(judged.reasons[0].text)
+        room = columns - width(head.text) - width(more) - 4
+        return (head, Cell(f"  {cut(text, max(10, room)) if columns else text}", sign.role), Cell(more, "muted"))
     return (head, Cell(f"  {what}" if what else ""))
 
 
@@ -128,17 +130,18 @@ def safe_text(session: Session, judged: Judged) -> str:
     """What "ok" means right now, in words that the numbers bear out."""
     if judged.verdict != "ok":
         return ""
+    if session.state == "Passive":
+        return "standing by: another replica is active"
     if session.lag is None:
         return "how far behind is not known"
-    if session.state == "Stopped":
-        return "stopped"
     if session.lag <= 0:
         return "everything seen on the primary is on the secondary"
     return f"the secondary is {duration(session.lag)} behind"
 
 
-def bricks_text(session: Session) -> Line:
-    """How many bricks are in which state: `● 3 Active  ✖ 1 Faulty`, worst first."""
+def bricks_text(session: Session, *, stale: bool = False) -> Line:
+    """How many bricks are in which state: `● 3 Active  ✖ 1 Faulty`, worst first; a state that is old is not shown as
+    one that is."""
     counts: dict[str, int] = {}
     for brick in session.bricks:
         counts[brick.status] = counts.get(brick.status, 0) + 1
@@ -147,6 +150,8 @@ def bricks_text(session: Session) -> Line:
     cells: list[Cell] = []
     for name in names:
         sign = signs.state(name)
+        if stale:
+            sign = signs.Sign("?", sign.word, "unknown")
         cells.append(Cell(f"{'  ' if cells else ''}{sign.sign} {counts[name]} {sign.word}", sign.role))
     return tuple(cells) or (Cell("no bricks", "muted"),)
 

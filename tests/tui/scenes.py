@@ -99,7 +99,8 @@ def stopped(number: int = 1) -> Doc:
     """A brick that does not run."""
     return quiet(number, status="Stopped", verdict="critical", lag_seconds=None, crawl_status="N/A", crawl={}, rate=None,
                  backlog=None,
-                 reasons=[{"code": "stopped", "text": "Stopped: nothing is replicated", "hint": "start it: georep-tui run"}])  # fmt: skip
+                 reasons=[{"code": "stopped", "text": "Stopped: nothing is replicated",
+                           "hint": "start it: georep-tui run"}])  # fmt: skip
 
 
 def held(number: int = 1) -> Doc:
@@ -116,7 +117,8 @@ def held(number: int = 1) -> Doc:
 def ledgered(number: int = 1) -> Doc:
     """A brick with failures in its ledger."""
     return brick(number, failures=3, verdict="warning", lag_seconds=400.0,
-                 reasons=[{"code": "failures", "text": "3 objects could not be brought over", "hint": "see: georep-tui failures"}])  # fmt: skip
+                 reasons=[{"code": "failures", "text": "3 objects could not be brought over",
+                           "hint": "see: georep-tui failures"}])  # fmt: skip
 
 
 def session(name: str = "web", bricks: Sequence[Doc] = (), **changes: Any) -> Doc:
@@ -193,3 +195,53 @@ class Stage:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _failure(number: int, **changes: Any) -> Doc:
+    return {
+        "id": f"b5-{number}", "kind": "object", "brick": "/bricks/web5", "gfid": f"{number:032x}",
+        "path": f"projects/report {number}.odt", "operation": "SETATTR", "errno": 1, "message": "Operation not permitted",
+        "hint": "immutable there (chattr -i), or the agent may not (run it as root)", "primary_state": "file, 12,801 bytes",
+        "secondary_state": "file, 12,100 bytes", "first_time": NOW - 400, "last_time": NOW - 20, "tries": 4,
+        "next_try": NOW + 33, **changes,
+    }  # fmt: skip
+
+
+FAILURES: Doc = {
+    "failures": [
+        *(_failure(number) for number in range(1, 4)),
+        _failure(9, path="a\x1b[31m name\x07 of evil", operation="CREATE", errno=36, message="File name too long", hint="",
+                 tries=1, next_try=None, secondary_state="absent"),
+    ],
+    "total": 4,
+}  # fmt: skip
+LOG: Doc = {
+    "lines": [
+        {"n": number, "time": NOW - 100 + number, "level": ("info", "debug", "warning", "error")[number % 4],
+         "brick": f"/bricks/web{1 + number % 2}", "text": f"line {number}: something happened to photos/{number}.jpg"}
+        for number in range(1, 60)
+    ]
+}  # fmt: skip
+OPERATIONS: Doc = {
+    "operations": [
+        {"time": NOW - 90, "who": "anna", "what": "pause", "params": {"brick": "b7"}, "result": "done"},
+        {"time": NOW - 30, "who": "berta", "what": "xsync", "params": {}, "result": "brick b1 is Faulty"},
+        {"time": NOW - 86500, "who": "anna", "what": "checkpoint", "params": {"time": "now"}, "result": "done"},
+    ]
+}
+OPTIONS: Doc = {
+    "options": [
+        {"name": "sync_method", "value": "stream", "origin": "default", "default": "stream", "allowed": "stream, rsync, tarssh",
+         "live": False, "help": "How contents are sent.", "text": "stream"},
+        {"name": "sync_jobs", "value": 3, "origin": "default", "default": 3, "allowed": "1 to 64", "live": True,
+         "help": "Transfers that run side by side.", "text": "3"},
+        {"name": "bandwidth_limit", "value": 1048576, "origin": "config", "default": 0, "allowed": "bytes per second, 0 is off",
+         "live": True, "help": "What all transfers together may send.", "text": "1048576"},
+    ]
+}  # fmt: skip
+CHECKPOINTS: Doc = {
+    "checkpoints": [
+        {"time": NOW - 200000, "completed": True, "completion_time": NOW - 199990, "failures_before": 0, "by": "anna"},
+        {"time": NOW - 100000, "completed": True, "completion_time": NOW - 99990, "failures_before": 2, "by": "berta"},
+    ]
+}

@@ -42,9 +42,9 @@ class BrickScreen(ConsoleScreen):
         with Container(id="panels"):
             for name, title in self.PANELS:
                 panel = Panel(title, id=name)
-                if name == "flight":
+                panel.roll.following = name == "tail"
+                if name == "tail":
                     panel.roll.add_class("first")
-                    panel.roll.following = False
                 yield panel
 
     def draw(self, now: float) -> None:
@@ -60,7 +60,7 @@ class BrickScreen(ConsoleScreen):
             brick, judged, now, picture.limits, rates=picture.rates(brick.id), lags=picture.lags(brick.id),
             columns=columns, zone=picture.zone, reasons=reasons,
         ))  # fmt: skip
-        self.query_one("#batch", Board).show(batch_lines(brick, columns))
+        self.query_one("#batch", Board).show(batch_lines(brick, columns, stale=judged.stale is not None))
         self._fill("flight", chronicle.flight_lines(brick, columns), chronicle.flight_note(brick))
         self._fill("batches", chronicle.batch_history(brick, picture.zone), chronicle.batches_note(brick))
         self._fill(
@@ -77,6 +77,7 @@ class BrickScreen(ConsoleScreen):
 
     def _fill(self, name: str, lines: list[Line], note: str) -> None:
         panel = self.query_one(f"#{name}", Panel)
+        panel.roll.empty = note
         panel.show(lines)
         panel.say(note)
 

@@ -60,7 +60,9 @@ class OperationsScreen(ConsoleScreen):
             return
         self._error = message.error or ""
         if isinstance(message.result, dict):
-            self.known = [parse_operation(doc) for doc in message.result.get("operations") or ()]
+            session = self.session
+            names = {brick.id: brick.label for brick in session.bricks} if session else {}
+            self.known = [parse_operation(doc, names) for doc in message.result.get("operations") or ()]
         if self.is_current:
             self.tick(self.console.now())
 

@@ -26,7 +26,7 @@ class OverviewScreen(TableScreen):
 
     NAME = "overview"
     COLUMNS = COLUMNS
-    EMPTY: ClassVar[str] = "no session: start one with georep-tui run PRIMARY SECONDARY, or see georep-tui demo"
+    EMPTY: ClassVar[str] = "no session is running here; begin one: georep-tui run PRIMARY SECONDARY"
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +56,7 @@ class OverviewScreen(TableScreen):
 
     def draw(self, now: float) -> None:
         """Draw what changed."""
+        self.grid.empty = self.EMPTY if self.console.picture.snapshot is not None else ""
         self.draw_table(now)
         self.query_one("#head", Board).show(self._head(now))
         self.add_events()

@@ -8,6 +8,8 @@ from georep_tui.tui.actions import ALWAYS, BY_ID, FOOTER, REPLAY, Context, possi
 from georep_tui.tui.widgets.board import Board
 from georep_tui.view.text import Cell, Line, cut, width
 
+_LAST = ("help", "palette", "quit")
+
 
 class TopBar(Board):
     """`georep-tui › web › m1:/srv` on the left, state of the connection and time on the right."""
@@ -38,7 +40,7 @@ class KeyBar(Board):
             if possible(action, context) and need <= room + 2:
                 chosen.append(action)
                 room -= need
-        chosen.sort(key=lambda action: action.id in ALWAYS)
+        chosen.sort(key=lambda action: _LAST.index(action.id) if action.id in _LAST else -1)
         line: list[Cell] = []
         for action in chosen:
             dim = why_not(action, context) is not None

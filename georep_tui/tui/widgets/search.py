@@ -62,5 +62,5 @@ class Search(Input):
             self._leave()
 
     def _leave(self) -> None:
-        self.set_class(bool(self.value), "-open")
+        self.remove_class("-open")
         self.post_message(self.Left(self.value))
