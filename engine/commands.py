@@ -218,8 +218,8 @@ def _config_set(session: Session, params: Params, who: str) -> Params:
 
 def _config_reset(session: Session, params: Params, _who: str) -> Params:
     name = str(params.get("name") or "").replace("-", "_")
-    session.config.reset(name)
-    return _changed(session, name, True)
+    live = session.config.reset(name)
+    return _changed(session, name, bool(live))
 
 
 def _changed(session: Session, name: str, live: bool) -> Params:
@@ -229,6 +229,9 @@ def _changed(session: Session, name: str, live: bool) -> Params:
     session.events.publish("config set", session=session.name, option=name, value=repr(getattr(options, name)))
     if name == "checkpoint":
         _checkpoint(session, {"time": options.checkpoint or None}, "config")
+    if not live:
+        for brick in session.bricks:
+            brick.worker.restart(session.target())
     return {"name": name, "value": getattr(options, name), "restarts": not live}
 
 

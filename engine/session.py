@@ -126,7 +126,7 @@ class Session:
         short = hashlib.blake2b(word.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
         state = os.path.join(self.state, "bricks", f"{short}-{_safe(word)}")
         os.makedirs(state, mode=0o700, exist_ok=True)
-        where, options = self.spec.secondary, self.config.options
+        where = self.spec.secondary
         text = os.fsdecode(path)
 
         def log(level: str, line: str) -> None:
@@ -143,11 +143,7 @@ class Session:
         ledger.retry_all()
         status.count_before = ledger.before
         status.failures(ledger.size, ledger.oldest)
-        target = SshTarget(
-            where.host, where.user, where.port or (options.ssh_port or None), options.ssh_command,
-            tuple(shlex.split(options.ssh_options)), options.connection_timeout,
-        )  # fmt: skip
-        seat = Seat(self.id, ident, text, self.node, target, where.path, name, self.spec.adopt, self.spec.dry_run)
+        seat = Seat(self.id, ident, text, self.node, self.target(), where.path, name, self.spec.adopt, self.spec.dry_run)
 
         def event(what: str, fields: dict[str, Any]) -> None:
             self.events.publish(what, session=self.name, brick=ident, **fields)
@@ -158,6 +154,14 @@ class Session:
         )  # fmt: skip
         worker.pause(status.paused_by is not None)
         return Brick(ident, name, path, state, status, ledger, primary, worker)
+
+    def target(self) -> SshTarget:
+        """The secondary's host and how to reach it, by the options of now."""
+        where, options = self.spec.secondary, self.config.options
+        return SshTarget(
+            where.host, where.user, where.port or (options.ssh_port or None), options.ssh_command,
+            tuple(shlex.split(options.ssh_options)), options.connection_timeout,
+        )  # fmt: skip
 
     # ---- life ------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.apply import Problem, Result
@@ -33,6 +33,13 @@ FATAL = frozenset((
 
 BACKOFF_FIRST, BACKOFF_MOST, STEADY = 1.0, 60.0, 60.0
 """Seconds: first pause after a fault, the longest, and how long a worker must be up for the first to hold again."""
+
+
+class Restart(EngineError):
+    """The options were changed: the worker begins anew."""
+
+    def __init__(self) -> None:
+        super().__init__("the worker begins anew with other options", code="restart")
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ class Worker:
         self.objects = 0
         self._recorder_error: EngineError | None = None
         self._forced: str | None = None
+        self._target: SshTarget | None = None
         self.flush_wanted = False
         self.decisions: list[Decision] = []
         self.dry: dict[str, int] | None = None
@@ -140,6 +148,12 @@ class Worker:
         """Ask for a hybrid crawl (CRW-7)."""
         with self._lock:
             self._forced = reason
+        self.wake.set()
+
+    def restart(self, target: SshTarget) -> None:
+        """Options that are not live were changed: when the batch is done, line and recorder begin anew with them."""
+        with self._lock:
+            self._target = target
         self.wake.set()
 
     def flush(self) -> None:
@@ -212,9 +226,12 @@ class Worker:
         try:
             while not self.stopping.is_set():
                 began = time.monotonic()
+                self._take_options()
                 try:
                     self._live()
                     return
+                except Restart:
+                    continue
                 except EngineError as e:
                     if self.stopping.is_set():
                         return
@@ -241,6 +258,14 @@ class Worker:
         finally:
             self.primary.stop()
             self.status.stopped()
+
+    def _take_options(self) -> None:
+        """Before a new connection: what `restart` asked for."""
+        with self._lock:
+            target, self._target = self._target, None
+        if target is not None:
+            self.seat = replace(self.seat, target=target)
+            self.primary.stop()
 
     def _live(self) -> None:
         """One connection's life."""
@@ -306,7 +331,9 @@ class Worker:
         self.wake.set()
 
     def recorder(self) -> Recorder:
-        """The running recorder. Raises what ended it."""
+        """The running recorder. Raises what ended it, or Restart."""
+        if self._target is not None:
+            raise Restart()
         self._check_recorder()
         assert self.primary.recorder is not None
         return self.primary.recorder

@@ -45,5 +45,5 @@ def configure(
 
 def _said(name: str, value: Any, restarts: bool) -> int:
     shown = value_text(tuple(value) if isinstance(value, list) else value)
-    output.say(f"{name} = {escape(shown)}" + (" (takes effect when the workers start again)" if restarts else ""))
+    output.say(f"{name} = {escape(shown)}" + (" (the workers start again)" if restarts else ""))
     return DONE
