@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.ordinary import OrdinaryUser, have
-from tests.system.places import Mounts, remove_tree, scratch_directory
+from tests.system.places import Mounts, made, remove_tree, scratch_directory
 from tests.system.settings import Maker
 from tests.system.sshd import Sshd
 
@@ -106,5 +106,5 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 def _mounts() -> set[str]:
-    lines = Path("/proc/self/mounts").read_text().splitlines()
-    return {line.split()[1] for line in lines if "/georep-" in line.split()[1]}
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return {p for p in points if any(p.startswith(f"{base}/") for base in made)}

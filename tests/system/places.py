@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tests.system.oracle import _many_descriptors
 
+made: list[Path] = []
+"""The scratch directories of the tests of this process, for the check that nothing stays mounted there."""
+
 
 def scratch_directory(prefix: str = "georep-") -> Path:
     """A new directory that takes user xattrs, on tmpfs where possible (`GEOREP_TEST_DIR` overrides)."""
@@ -24,6 +27,8 @@ def scratch_directory(prefix: str = "georep-") -> Path:
             path.rmdir()
             continue
         path.chmod(0o755)
+        if prefix == "georep-":
+            made.append(path)
         return path
     raise RuntimeError("no place for scratch files that takes user xattrs; set GEOREP_TEST_DIR to one")
 

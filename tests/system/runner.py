@@ -104,12 +104,26 @@ class Product:
             capture_output=True, timeout=timeout, errors="backslashreplace",
         )  # fmt: skip
 
-    def once(self, *more: str, timeout: float = 250) -> subprocess.CompletedProcess[str]:
-        """`run --once`, to its end."""
-        return subprocess.run(
-            self.run_words("--once", *more), env=self.environment(), cwd="/", stdin=subprocess.DEVNULL, text=True,
-            capture_output=True, timeout=timeout, errors="backslashreplace",
-        )  # fmt: skip
+    def once(self, *more: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """`run --once`, to its end. AssertionError with what it was at when it does not end."""
+        words = self.run_words("--once", *more)
+        with open(self.base / "once.out", "w+b") as out, open(self.base / "once.err", "w+b") as err:
+            process = subprocess.Popen(
+                words, env=self.environment(), cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                raise AssertionError(f"--once did not end within {timeout:g} s; {self.story()}") from None
+            finally:
+                processes.kill([*processes.below(process.pid), process.pid] if process.poll() is None else [])
+                process.wait()
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode(errors="backslashreplace"))
+        return subprocess.CompletedProcess(words, process.returncode, *texts)
 
     # -- a live run ---------------------------------------------------------------------------------------------
 
@@ -226,19 +240,20 @@ class Product:
         return found
 
     def tail(self, lines: int = 15) -> str:
-        """The end of the log."""
-        try:
-            return "\n".join(self.log.read_text(errors="backslashreplace").splitlines()[-lines:])
-        except OSError:
-            return ""
+        """The end of what the latest run said, and of its own log."""
+        found = []
+        for path in [self.log, *(self.base / "state").rglob("engine.log")]:
+            with contextlib.suppress(OSError):
+                found += path.read_text(errors="backslashreplace").splitlines()[-lines:]
+        return "\n".join(found)
 
     def story(self) -> str:
         """What the product says of itself now, for messages of failed tests."""
-        brick = self.brick() if self.running() else {}
+        brick = self.brick()
         short = {k: brick.get(k) for k in ("status", "crawl_status", "failures", "entry", "data", "meta", "last_error")}
         ledger: object = "-"
         with contextlib.suppress(AssertionError, ValueError, subprocess.TimeoutExpired):
-            ledger = self.failures()[:3] if self.running() else "-"
+            ledger = self.failures()[:3]
         return f"brick {short}; ledger {ledger}; log:\n{self.tail()}"
 
     def children(self, prefix: str) -> list[int]:

@@ -233,7 +233,7 @@ def test_a_filesystem_mounted_inside_is_left_alone(make: Maker) -> None:
 
 def test_a_hold_says_how_much(make: Maker) -> None:
     """A hold says how many of how many, since when."""
-    setting = make(LOCAL, delete_guard_share=10, delete_guard_minimum=20)
+    setting = make(LOCAL, delete_guard_share="10%", delete_guard_minimum=20)
     with setting.product as product:
         _begin(setting)
         for d in range(3):
