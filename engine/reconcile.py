@@ -52,17 +52,20 @@ class Reconciler:
         before: set[Gfid] | None = None
         for _ in range(ROUNDS):
             todo: dict[Gfid, Problem] = {}
+            slots: dict[Gfid, list[Slot]] = {}
             for p in left:
                 todo.setdefault(p.gfid, p)
+                if p.slot is not None and not p.found:
+                    slots.setdefault(p.gfid, []).append(p.slot)
                 if p.found and p.found not in todo:
                     todo[p.found] = p
             if not todo or set(todo) == before:
                 break
             before = set(todo)
-            left = self._round(todo, result)
+            left = self._round(todo, slots, result)
         return left
 
-    def _round(self, todo: dict[Gfid, Problem], result: Result) -> list[Problem]:
+    def _round(self, todo: dict[Gfid, Problem], slots: dict[Gfid, list[Slot]], result: Result) -> list[Problem]:
         left: list[Problem] = []
         data: dict[Gfid, None] = {}
         meta: dict[Gfid, None] = {}
@@ -70,7 +73,7 @@ class Reconciler:
         for gfid in order:
             problem = todo[gfid]
             try:
-                self._one(gfid, problem, data, meta, result)
+                self._one(gfid, problem, slots.get(gfid, []), data, meta, result)
             except RemoteError as e:
                 if e.errno in BRICK_ERRNOS:
                     raise brick_fault(self.link.where, e.errno or 0, e.text) from e
@@ -93,8 +96,9 @@ class Reconciler:
         return 0 if not path else path.count(b"/") + 1
 
     def _one(
-        self, gfid: Gfid, problem: Problem, data: dict[Gfid, None], meta: dict[Gfid, None], result: Result
-    ) -> None:
+        self, gfid: Gfid, problem: Problem, slots: list[Slot], data: dict[Gfid, None], meta: dict[Gfid, None],
+        result: Result,
+    ) -> None:  # fmt: skip
         if gfid in (ROOT, LIMBO):
             meta[ROOT] = None
             return
@@ -106,10 +110,10 @@ class Reconciler:
         if not rows:
             self.link.call("remove", {"gfid": gfid.hex()})
             self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
-            if problem.slot is not None and self.view.index.get(*problem.slot) is None and not problem.found:
-                if problem.slot.parent == ROOT or self.view.index.has(problem.slot.parent):
-                    self.link.call("clear_slot", slot_params(problem.slot))
-                    meta[problem.slot.parent] = None
+            for slot in slots:
+                if self.view.index.get(*slot) is None and (slot.parent == ROOT or self.view.index.has(slot.parent)):
+                    self.link.call("clear_slot", slot_params(slot))
+                    meta[slot.parent] = None
             return
         seen = self.view.see(gfid)
         if seen is None:

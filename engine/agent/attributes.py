@@ -60,6 +60,18 @@ def set_xattrs(at: Union[int, str], wanted: dict[bytes, bytes]) -> bool:
     return acl
 
 
+def _set_xattrs_of_ours(at: Union[int, str], wanted: dict[bytes, bytes]) -> bool:
+    """The same, also where the mode keeps its owner out, as user.* xattrs need; True when the mode was changed."""
+    try:
+        return set_xattrs(at, wanted)
+    except PermissionError as e:
+        if e.errno != errno.EACCES:
+            raise
+    os.chmod(at, 0o700 if _stat.S_ISDIR(os.stat(at).st_mode) else 0o600)
+    set_xattrs(at, wanted)
+    return True
+
+
 def set_attributes(
     at: Union[int, str], seen: os.stat_result, stat: Stat, xattrs: Optional[dict[bytes, bytes]], times: bool = True
 ) -> None:
@@ -83,7 +95,7 @@ def set_attributes(
             failed = failed or system_error(e, "chmod")
     if xattrs is not None:
         try:
-            if set_xattrs(at, xattrs) and os.stat(at).st_mode & 0o7777 != mode:
+            if _set_xattrs_of_ours(at, xattrs) and os.stat(at).st_mode & 0o7777 != mode:
                 os.chmod(at, mode)
         except OSError as e:
             failed = failed or system_error(e, "xattrs")

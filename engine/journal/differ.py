@@ -70,6 +70,8 @@ class Differ:
         """Objects looked at by a walk in one slice."""
         self.unreadable: list[Gfid] = []
         """Directories that could not be listed; the owner takes them from here."""
+        self._unreached: list[Gfid] = []
+        """Directories that moved while they were to be listed: they are tried again when the move is known."""
         self.crawling = False
         """A whole walk is under way: what is missing may be found elsewhere, so nothing is deleted before its end."""
         self._listing: tuple[Gfid, list[bytes]] | None = None
@@ -101,6 +103,8 @@ class Differ:
         """The records of one slice, in order. Afterwards `pending` says whether more is to be walked."""
         self._reset()
         self._now_ns = time.time_ns()
+        self.walk.extend(self._unreached)
+        self._unreached = []
         if self._root_due:
             self._root_due = False
             self.records.append(MetaChange(ROOT, SETATTR))
@@ -296,6 +300,7 @@ class Differ:
                         self._looked.discard(row.slot)
                         self._look(row.slot)
                         self._settle()
+                        self._unreached.append(gfid)
                     continue
                 except PermissionError:
                     self.unreadable.append(gfid)
@@ -455,6 +460,8 @@ class Differ:
         else:
             self._removed.pop(source.slot, None)
             index.remove((source.slot,))
+            if self.on_shared is not None and _stat.S_ISREG(mode):
+                self._shared.append(gfid)  # a link and an unlink look like this too, and may have left it open
             self.records.append(EntryChange(gfid, Fop.RENAME, source.slot, slot))
             self.view.forget(gfid)
         # size and times stay the index's own until the change itself is emitted

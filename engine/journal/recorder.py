@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from engine.agent.index import Index
 from engine.journal.differ import Differ
-from engine.journal.dirty import Source, WatchLimit
+from engine.journal.dirty import DATA, META, Source, WatchLimit
 from engine.journal.writer import JournalWriter
 from engine.model import Changelog, EngineError, Gfid, Record
 from engine.volume.handles import RootError, RootIdentity
@@ -23,8 +23,9 @@ PARTS_AHEAD = 48
 HEARTBEAT = 10.0
 """Seconds after which an idle slice is closed, so that the mark advances (MRK-8)."""
 
-SCAN = 60.0
-"""Seconds between walks where there are no events at all (`recorder = scan`)."""
+SCAN, SCAN_SHARE = 4.0, 20.0
+"""Where there are no events at all (`recorder = scan`): the least seconds between walks, and how many times as long as
+a walk took."""
 
 STEP = 20_000
 """Objects looked at in one slice of a walk, so that changes meanwhile do not wait for all of it."""
@@ -94,7 +95,9 @@ class Recorder:
         self._checked = 0.0
         self._scrubbing = False
         self._scrubbed = time.monotonic()
+        self._walked = 0.0
         self._rewalk: set[Gfid] = set()
+        self._late: set[Gfid] = set()
         self._unreadable: set[Gfid] = set()
         self._lock = threading.Lock()
         self._ready: deque[Closed] = deque()
@@ -110,6 +113,7 @@ class Recorder:
         self.crawl_reason: str | None = None
         self.crawl_since: float | None = None
         self._step = 0.0
+        self._scrub_began = 0.0
         self._first: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"recorder {os.fsdecode(root)}", daemon=True)
         self.error: EngineError | None = None
@@ -295,12 +299,12 @@ class Recorder:
         """When (monotonic) the next step of a scrub is due."""
         if self._scrubbing:
             return self._step + 1.0
-        interval = SCAN if self.source.periodic else self.scrub()[0]
+        interval = max(SCAN, SCAN_SHARE * self._walked) if self.source.periodic else self.scrub()[0]
         return self._scrubbed + interval if interval > 0 else float("inf")
 
     def _scrub_begin(self) -> None:
         """Look at everything, slowly: what no event reported goes the normal way (CRW-9)."""
-        self._scrubbed = time.monotonic()
+        self._scrub_began = time.monotonic()
         self._scrubbing = True
         self.differ.begin_walk()
         self.log("debug", "scrub begins")
@@ -336,6 +340,9 @@ class Recorder:
         with self._lock:
             self.differ.walk.extend(self._rewalk)
             self._rewalk = set()
+        for gfid in self._late:
+            dirty.objects[gfid] = dirty.objects.get(gfid, 0) | DATA | META
+        self._late = set()
         rate = self.scrub()[1]
         self.differ.step = max(100, rate) if self._scrubbing and not self.source.periodic and rate else STEP
         self._step = time.monotonic()
@@ -349,6 +356,7 @@ class Recorder:
         pending = self.differ.pending
         if self._scrubbing:
             self._scrubbing = pending
+            self._walked = time.monotonic() - self._scrub_began
             self._scrubbed = time.monotonic()
             pending = False
         crawl_ended = self.crawl_reason is not None and not pending and not began
@@ -451,6 +459,10 @@ class Recorder:
             return
         try:
             self.source.watch_object(gfid, fd)
+            st, row = os.fstat(fd), self.index.row(gfid)
+            if row is not None and (st.st_size, st.st_mtime_ns) != (row.size, row.mtime_ns):
+                self._late.add(gfid)  # written between being looked at and being watched
+                self.source.wake.set()
         finally:
             os.close(fd)
 

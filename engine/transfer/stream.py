@@ -179,6 +179,23 @@ class Stream:
         self.link.post(Kind.FILE_DATA, ident, wire.FILE_OFFSET.pack(at), data)
         self.watch.files(0, len(data))
 
+    def _with_holes(self, ident: int, fd: int, at: int, data: memoryview) -> None:
+        """Send a block of a sparse file: its data as data, its holes as holes."""
+        start, end = at, at + len(data)
+        while at < end:
+            try:
+                found = min(os.lseek(fd, at, os.SEEK_DATA), end)
+                stop = min(os.lseek(fd, found, os.SEEK_HOLE), end) if found < end else end
+            except OSError as e:
+                if e.errno not in (errno.ENXIO, errno.EINVAL):
+                    raise
+                found, stop = (end, end) if e.errno == errno.ENXIO else (at, end)
+            if found > at:
+                self.link.post(Kind.FILE_HOLE, ident, wire.FILE_HOLE.pack(at, found - at))
+            if stop > found:
+                self._data(ident, found, data[found - start : stop - start])
+            at = stop
+
     def _changed_blocks(self, ident: int, gfid: Gfid, fd: int, st: os.stat_result) -> int:
         """Send the blocks whose digests differ there; both sides hash at the same time."""
         parts: queue.SimpleQueue[wire.SumsReply | None] = queue.SimpleQueue()
@@ -189,6 +206,7 @@ class Stream:
             return reply.last
 
         size = st.st_size
+        sparse = st.st_blocks * 512 < size
         request = wire.SumsRequest(gfid, BLOCK, 0, size)
         pending = self.link.request(Kind.SUMS, wire.encode_sums_request(request), on_frame=part)
         self.link.post(Kind.FILE_BEGIN, ident, wire.encode_file_begin(wire.FileBegin(gfid, size, True)))
@@ -213,17 +231,9 @@ class Stream:
             offset = (at - first) // BLOCK * wire.DIGEST_SIZE
             theirs = digests[offset : offset + wire.DIGEST_SIZE] if offset >= 0 else b""
             if theirs != wire.block_digest(view[:n]) or min(BLOCK, there - at) != n:
-                if _hole(fd, at, n):
-                    self.link.post(Kind.FILE_HOLE, ident, wire.FILE_HOLE.pack(at, n))
+                if sparse:
+                    self._with_holes(ident, fd, at, view[:n])
                 else:
                     self._data(ident, at, view[:n])
             at += n
         return min(size, os.fstat(fd).st_size)
-
-
-def _hole(fd: int, at: int, length: int) -> bool:
-    """Is this whole range a hole?"""
-    try:
-        return os.lseek(fd, at, os.SEEK_DATA) >= at + length
-    except OSError as e:
-        return e.errno == errno.ENXIO
