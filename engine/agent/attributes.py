@@ -53,7 +53,8 @@ def set_xattrs(at: Union[int, str], wanted: dict[bytes, bytes]) -> bool:
         if name not in wanted:
             os.removexattr(at, name)
             acl = acl or name == b"system.posix_acl_access"
-    for name, value in wanted.items():
+    # an ACL may close the object to its owner: last
+    for name, value in sorted(wanted.items(), reverse=True):
         if now.get(name) != value and replicated(name):
             os.setxattr(at, name, value)
             acl = acl or name == b"system.posix_acl_access"

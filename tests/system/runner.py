@@ -21,6 +21,8 @@ from tests.system.ordinary import OrdinaryUser
 PROJECT = Path(__file__).resolve().parents[2]
 WITHIN = 10.0
 """Seconds after the last operation within which the replica must be equal."""
+SCAN = 75.0
+"""The same where there are no events at all: the tree is walked once a minute."""
 
 
 def wait_until(condition: Callable[[], Any], timeout: float, what: str = "", pause: float = 0.05) -> Any:

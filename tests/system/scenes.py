@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.system.settings import write
 from tests.system.syscalls import exchange, link_unnamed
+from tests.system.trees import acl
 from tests.system.workload import ODD_NAMES
 
 Scene = Callable[[Path, Path], object]
@@ -194,6 +195,36 @@ def attributes_only(t: Path, _: Path) -> None:
     t.chmod(0o750)
 
 
+def read_only_files(t: Path, _: Path) -> None:
+    """Made, written and given attributes, then closed to writing: an ordinary user's replica follows all the same."""
+    write(t / "new", "read-only from the start")
+    os.setxattr(t / "new", "user.key", b"value")
+    (t / "new").chmod(0o444)
+    write(t / "a", "changed")
+    os.setxattr(t / "a", "user.key", b"value")
+    os.setxattr(t / "a", "system.posix_acl_access", acl(1234, 4))
+    (t / "a").chmod(0o400)
+    write(t / "d1/inside", "in a read-only directory")
+    os.setxattr(t / "d1", "user.key", b"value")
+    (t / "d1").chmod(0o555)
+    (t / "b").chmod(0o200)
+
+
+def read_only_files_change(t: Path, _: Path) -> None:
+    """Opened, changed and closed again; a read-only directory renamed with what is in it, and emptied."""
+    for name in ("a", "d1/f"):
+        (t / name).chmod(0o444)
+    (t / "d2/sub").chmod(0o555)
+    (t / "a").chmod(0o644)
+    write(t / "a", "changed while open")
+    (t / "a").chmod(0o444)
+    (t / "d1/f").unlink()
+    (t / "d2/sub").chmod(0o755)
+    (t / "d2/sub/deep/f").rename(t / "d2/sub/g")
+    (t / "d2/sub").chmod(0o555)
+    (t / "d2").rename(t / "d1/was-d2")
+
+
 def thousand_temporary_files(t: Path, _: Path) -> None:
     """Written aside and renamed over, all within one slice: a thousand vanished objects."""
     for n in range(1000):
@@ -216,7 +247,7 @@ SCENES: list[Scene] = [
     directory_out, directory_in, write_through_a_link_outside, write_to_an_open_file_whose_name_is_gone,
     write_to_an_open_file_that_was_renamed, same_size_within_one_second, removed_and_made_again, rename_over,
     renamed_onto_its_own_link, hard_links_come_and_go, log_rotation, rsnapshot, file_becomes_directory_and_back,
-    unnamed_file_gets_a_name, attributes_only, thousand_temporary_files, odd_names,
+    unnamed_file_gets_a_name, attributes_only, read_only_files, read_only_files_change, thousand_temporary_files, odd_names,
 ]  # fmt: skip
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.system.operations import HUGE
-from tests.system.runner import converged, finish, working, workload
+from tests.system.runner import SCAN, WITHIN, converged, finish, working, workload
 from tests.system.settings import ALL_WAYS, LOCAL, SSH, Maker, Setting, Way
 
 RECORDERS = ["auto", "inotify", "scan"]
 
 
-def _random(setting: Setting, seed: int, operations: int, rate: float = 0, huge: bool = False) -> None:
+def _random(
+    setting: Setting, seed: int, operations: int, rate: float = 0, huge: bool = False, within: float = WITHIN
+) -> None:
     """Run one seed on a live session, and wait until both sides are equal."""
     with setting.product as product:
         if product.process is None:
@@ -30,7 +32,7 @@ def _random(setting: Setting, seed: int, operations: int, rate: float = 0, huge:
         since = time.monotonic()
         assert done > operations / 2
         try:
-            converged(product, setting.primary, setting.secondary, since=since)
+            converged(product, setting.primary, setting.secondary, since=since, within=within, patience=within + 60)
         except AssertionError as e:
             raise AssertionError(f"seed {seed}, {done} operations: {e}") from None
         assert product.stop() == 0, product.tail()
@@ -44,7 +46,8 @@ def test_random_operations(make: Maker, way: Way) -> None:
 
 @pytest.mark.parametrize("recorder", RECORDERS)
 def test_random_operations_with_each_recorder(make: Maker, recorder: str) -> None:
-    _random(make(LOCAL, recorder=recorder), seed=12, operations=1500, rate=300)
+    within = SCAN if recorder == "scan" else WITHIN
+    _random(make(LOCAL, recorder=recorder), seed=12, operations=1500, rate=300, within=within)
 
 
 def test_random_operations_at_full_speed_with_large_files(make: Maker) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.ordinary import PROJECT
-from tests.system.runner import converged, wait_until
+from tests.system.runner import SCAN, WITHIN, converged, wait_until
 from tests.system.scenes import SCENES, Scene, ground
 from tests.system.settings import LOCAL, Maker, Setting, Way, write
 
@@ -41,7 +41,8 @@ def test_all_scenes_side_by_side(make: Maker, recorder: str, who: str) -> None:
         product.active()
         converged(product, setting.primary, setting.secondary, since=time.monotonic())
         _scenes(setting, "play")
-        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        within = SCAN if recorder == "scan" else WITHIN
+        converged(product, setting.primary, setting.secondary, since=time.monotonic(), within=within, patience=90)
 
 
 @pytest.mark.long
