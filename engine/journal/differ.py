@@ -70,6 +70,9 @@ class Differ:
         """Objects looked at by a walk in one slice."""
         self.unreadable: list[Gfid] = []
         """Directories that could not be listed; the owner takes them from here."""
+        self._carried: dict[Slot, int] = {}
+        self._carried_objects: dict[Gfid, int] = {}
+        """What could not be reached in this slice, for the next one."""
         self._unreached: list[Gfid] = []
         """Directories that moved while they were to be listed: they are tried again when the move is known."""
         self.crawling = False
@@ -109,6 +112,10 @@ class Differ:
             self._root_due = False
             self.records.append(MetaChange(ROOT, SETATTR))
         due = [(Slot(parent, name), flags) for (parent, name), flags in slots.items()]
+        due += self._carried.items()
+        self._carried = {}
+        objects = {**objects, **{g: f | objects.get(g, 0) for g, f in self._carried_objects.items()}}
+        self._carried_objects = {}
         stuck = False
         while due:
             # what lies below a directory that moved can be looked at only after the move is in the index
@@ -121,6 +128,9 @@ class Differ:
             self._again = []
             if len(later) >= len(due):
                 if stuck:
+                    # its directory is on the move: the event that says where to comes with a later slice
+                    for slot, flags in later:
+                        self._carried[slot] = self._carried.get(slot, 0) | flags
                     break
                 for slot, _ in later:
                     self._look_above(slot.parent)
@@ -276,6 +286,8 @@ class Differ:
         if seen is None:
             for row in rows:
                 self._look(row.slot)
+            if not self.view.by_handle:
+                self._carried_objects[gfid] = self._carried_objects.get(gfid, 0) | flags
             return
         self._objects[gfid] = self._objects.get(gfid, 0) | (flags & (DATA | META))
         self._stats[gfid] = seen
