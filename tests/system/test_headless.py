@@ -178,22 +178,65 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_textual_is_not_loaded(setting: Setting, scratch: Path) -> None:
-    """Headless commands never load the console's library, nor pay for it."""
-    probe = scratch / "probe.py"
+def _loaded(product: Product, scratch: Path, *words: str) -> set[str]:
+    """The packages a command has loaded when it ends."""
+    probe, told = scratch / "probe.py", scratch / "loaded"
     probe.write_text(
         "import sys, runpy, atexit\n"
         "sys.argv = ['georep-tui', *sys.argv[1:]]\n"
-        "def look():\n"
-        "    loaded = [m for m in sys.modules if m.partition('.')[0] in ('textual', 'paramiko')]\n"
-        f"    open({str(scratch / 'loaded')!r}, 'w').write(' '.join(loaded))\n"
-        "atexit.register(look)\n"
+        f"atexit.register(lambda: open({str(told)!r}, 'w').write(' '.join(sys.modules)))\n"
         "runpy.run_module('georep_tui', run_name='__main__')\n"
     )
-    product = setting.product
     product.module = (str(probe),)
-    assert product.once().returncode == 0
-    assert (scratch / "loaded").read_text() == ""
+    done = product.command(*words) if words else product.once()
+    assert done.returncode == 0, done.stderr
+    return {"rich.console" if m == "rich.console" else m.partition(".")[0] for m in told.read_text().split()}
+
+
+def test_textual_is_not_loaded(setting: Setting, scratch: Path) -> None:
+    """Headless commands never load the console's libraries, nor pay for them."""
+    product = setting.product
+    heavy = {"textual", "paramiko", "rich.console", "prometheus_client"}
+    assert not _loaded(product, scratch) & heavy
+    with product:
+        product.start()
+        product.active()
+        for words in (["status"], ["status", "--json"], ["status", "--check"], ["list"], ["failures", product.name]):
+            assert not _loaded(product, scratch, *words) & heavy, words
+
+
+def test_a_demonstration_with_its_console(scratch: Path) -> None:
+    """`demo` on a terminal: bricks are shown; told to end, it leaves terminal and disk as they were."""
+    (scratch / "tmp").mkdir()
+    product = Product(scratch / "product", [], "")
+    main, side = pty.openpty()
+    env = product.environment() | {"TMPDIR": str(scratch / "tmp"), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    with product:
+        product.process = subprocess.Popen(
+            product.words("demo"), env=env, cwd="/", stdin=side, stdout=side, stderr=side, start_new_session=True
+        )
+        os.close(side)
+        seen = bytearray()
+        deadline = time.monotonic() + 40
+        while b"photos" not in seen:
+            assert time.monotonic() < deadline, bytes(seen[-800:])
+            if select.select([main], [], [], 0.2)[0]:
+                seen += os.read(main, 65536)
+        product.process.send_signal(signal.SIGTERM)
+        while True:
+            try:
+                if not (data := os.read(main, 65536)):
+                    break
+            except OSError:
+                break  # the other end is closed
+            seen += data
+        assert product.process.wait(30) == 0
+        product.process = None
+    os.close(main)
+    text = seen.decode(errors="replace")
+    assert text.rindex("\x1b[?1049l") > text.rindex("\x1b[?1049h"), "the alternate screen is left"
+    assert "Traceback" not in text
+    assert os.listdir(scratch / "tmp") == []
 
 
 def test_the_demonstration(scratch: Path) -> None:
