@@ -179,8 +179,9 @@ class Stream:
         self.link.post(Kind.FILE_DATA, ident, wire.FILE_OFFSET.pack(at), data)
         self.watch.files(0, len(data))
 
-    def _with_holes(self, ident: int, fd: int, at: int, data: memoryview) -> None:
-        """Send a block of a sparse file: its data as data, its holes as holes."""
+    def _with_holes(self, ident: int, fd: int, at: int, data: memoryview, equal: bool) -> None:
+        """Send a block of a sparse file: its data as data, its holes as holes; these also where the bytes are `equal`,
+        for zeros may be on the disk there."""
         start, end = at, at + len(data)
         while at < end:
             try:
@@ -192,7 +193,7 @@ class Stream:
                 found, stop = (end, end) if e.errno == errno.ENXIO else (at, end)
             if found > at:
                 self.link.post(Kind.FILE_HOLE, ident, wire.FILE_HOLE.pack(at, found - at))
-            if stop > found:
+            if stop > found and not equal:
                 self._data(ident, found, data[found - start : stop - start])
             at = stop
 
@@ -230,10 +231,10 @@ class Stream:
                 return min(size, os.fstat(fd).st_size)
             offset = (at - first) // BLOCK * wire.DIGEST_SIZE
             theirs = digests[offset : offset + wire.DIGEST_SIZE] if offset >= 0 else b""
-            if theirs != wire.block_digest(view[:n]) or min(BLOCK, there - at) != n:
-                if sparse:
-                    self._with_holes(ident, fd, at, view[:n])
-                else:
-                    self._data(ident, at, view[:n])
+            equal = theirs == wire.block_digest(view[:n]) and min(BLOCK, there - at) == n
+            if sparse:
+                self._with_holes(ident, fd, at, view[:n], equal)
+            elif not equal:
+                self._data(ident, at, view[:n])
             at += n
         return min(size, os.fstat(fd).st_size)

@@ -14,6 +14,7 @@ import pytest
 from tests.system.operations import HUGE
 from tests.system.runner import SCAN, WITHIN, converged, finish, working, workload
 from tests.system.settings import ALL_WAYS, LOCAL, SSH, Maker, Setting, Way
+from tests.system.syscalls import punch
 
 RECORDERS = ["auto", "inotify", "scan"]
 
@@ -129,6 +130,20 @@ def test_a_large_file_changed_in_place_goes_by_delta(make: Maker) -> None:
             f.seek(5 << 20)
             f.write(b"changed")
             f.truncate(HUGE + (3 << 20))
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+
+
+def test_holes_punched_where_zeros_were(make: Maker) -> None:
+    """The bytes stay the same, the space is given back: on the secondary too, also where a delta finds them equal."""
+    setting = make(LOCAL, delta_threshold=1 << 20)
+    path = setting.primary / "zeros"
+    path.write_bytes(bytes(4 << 20))
+    with setting.product as product:
+        product.start()
+        product.active()
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        with open(path, "r+b") as f:
+            punch(f.fileno(), 1 << 20, 2 << 20)
         converged(product, setting.primary, setting.secondary, since=time.monotonic())
 
 
