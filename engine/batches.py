@@ -360,7 +360,7 @@ class Batches:
         mark = self._mark
         for one in closed:
             if one.complete and not self.worker.adopting:
-                mark = max(mark, Mark(one.changelog.suffix - 1, 0))
+                mark = max(mark, Mark(min(one.changelog.suffix - 1, int(one.at)), 0))
         real = [c.changelog for c in closed if c.changelog.size]
         moved = mark > marks.stime
         if real or moved:

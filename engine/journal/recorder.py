@@ -47,6 +47,8 @@ class Closed:
     changelog: Changelog
     complete: bool
     since: float | None = None
+    at: float = 0.0
+    """Unix time before which every change is in this slice or an earlier one; suffixes may run ahead of the clock."""
     records: list[Record] | None = None
     """What was written, for a worker that keeps up; None where it has to be read from the file."""
 
@@ -190,8 +192,8 @@ class Recorder:
         """After slices were closed that did not fit in memory: take up what is on the disk again."""
         with self._lock:
             last = self._ready[-1].changelog if self._ready else None
-            found = [c for c in pending() if last is None or c > last]
-            self._ready.extend(Closed(c, c.part == 0) for c in found[:READY])
+            found = [c for c in pending() if c.size and (last is None or c > last)]
+            self._ready.extend(Closed(c, c.part == 0, None, written(c)) for c in found[:READY])
             self.spilled = len(found) > READY
 
     def take(self, most: int, most_bytes: int) -> list[Closed]:
@@ -318,6 +320,7 @@ class Recorder:
             crawl, self._crawl_wanted = self._crawl_wanted, None
             clear, self._clear_wanted = self._clear_wanted, False
         self.identity.check()
+        at = time.time()
         self.source.wake.clear()
         self.source.settle()
         dirty = self.source.take()
@@ -368,19 +371,19 @@ class Recorder:
             if records:
                 self._unfinished += 1
                 changelog = self.writer.write_xsync(self.writer.last, self._unfinished, records)
-                self._commit(Closed(changelog, False, since, records if len(self._ready) < IN_HAND else None))
+                self._commit(Closed(changelog, False, since, at, records if len(self._ready) < IN_HAND else None))
             else:
                 self.index.commit(durable=True)
             if not pending:
                 # an ordinary slice says that all up to its suffix is in the journal
                 self._unfinished = 0
                 self._written = now
-                self._commit(Closed(self.writer.write([]), True, None))
+                self._commit(Closed(self.writer.write([]), True, None, at))
         elif records or flush > self._flush_done or now - self._written >= HEARTBEAT:
             self._written = now
             changelog = self.writer.write(records)
             kept = records if records and len(self._ready) < IN_HAND else None
-            self._commit(Closed(changelog, True, since if records else None, kept))
+            self._commit(Closed(changelog, True, since if records else None, at, kept))
         self._first = None
         if crawl_ended:
             self.crawl_reason = None
@@ -467,3 +470,9 @@ class Recorder:
             os.close(fd)
 
 
+def written(changelog: Changelog) -> float:
+    """When a slice was written, from its file: no later than its changes were taken plus a little; 0 when it is gone."""
+    try:
+        return os.stat(changelog.path).st_mtime - 1.0
+    except OSError:
+        return 0.0

@@ -11,7 +11,7 @@ from engine.agent.index import Index, IndexError_
 from engine.filters import Filters
 from engine.journal.differ import Differ
 from engine.journal.reader import Journal
-from engine.journal.recorder import Closed, Recorder
+from engine.journal.recorder import Closed, Recorder, written
 from engine.journal.sources import open_source
 from engine.journal.writer import JournalWriter
 from engine.marks import MarkFile
@@ -141,8 +141,11 @@ class TreePrimary:
         )  # fmt: skip
         floor = index.fact("walk_since")
         stime = self.marks.stime
+        whole = floor if isinstance(floor, int) else None
         left = [
-            Closed(c, c.part == 0 and (not isinstance(floor, int) or c.suffix < floor)) for c in self.journal.pending(stime)
+            Closed(c, c.part == 0 and (whole is None or c.suffix < whole), None, written(c))
+            for c in self.journal.pending(stime)
+            if c.size
         ]
         if clear:
             # what is to be compared with the secondary anew needs no older slices
