@@ -284,8 +284,7 @@ class Batches:
             moved = [g for g in dict.fromkeys(result.gone) if self.view.index.has(g)]
             again = [Problem(g, None, "DATA", 0, "moved") for g in moved]
             problems, result.problems, result.gone = result.problems + again, [], []
-            if self._foreign(problems):
-                raise EngineError("held", code="held")
+            self._foreign(problems)
             settled = Result()
             left = self.reconciler.settle(problems, settled)
             result.files += settled.files
@@ -301,20 +300,24 @@ class Batches:
                 result.problems.append(Problem(gfid, None, "DATA", 0, "could not be found on the primary"))
         result.gone = []
 
-    def _foreign(self, problems: list[Problem]) -> bool:
-        """On a secondary that is not ours yet, something else is in the way: hold until --adopt (SAFE-1)."""
+    def _foreign(self, problems: list[Problem]) -> None:
+        """On a secondary that is not ours yet, something else is in the way: hold until a person allows it (SAFE-1)."""
         foreign = [p for p in problems if p.text.startswith("foreign")]
         if not foreign or not self.worker.adopting:
-            return False
+            return
         sample = tuple(os.fsdecode(p.slot.name) if p.slot else p.gfid.hex() for p in foreign[:10])
         hold = Hold(hold_id([p.gfid for p in foreign]), f"{len(foreign)} objects on the secondary differ and would be "
                     "replaced (--adopt allows it)", len(foreign), self.worker.objects, sample, time.time())  # fmt: skip
-        if self.worker.permitted(hold):
-            marks = self.worker.primary.marks
-            marks.identify({**marks.identity, "replace": "yes"})
-            self.link.call("adopt_begin", {"replace": True, "adopt": self.options.adopt, "clear": False})
-            return False
-        return True
+        while not self.worker.permitted(hold):
+            if self.worker.stopping.is_set():
+                raise EngineError("stopping", code="stopping")
+            if self.link.broken is not None:
+                raise self.link.broken
+            self.worker.wake.clear()
+            self.worker.wake.wait(5)
+        marks = self.worker.primary.marks
+        marks.identify({**marks.identity, "replace": "yes"})
+        self.link.call("adopt_begin", {"replace": True, "adopt": self.options.adopt, "clear": False})
 
     def _content(self, todo: Plan, result: Result) -> None:
         files = [g for g in todo.data if g not in result.sent and self._is_file(g)]

@@ -179,7 +179,7 @@ class Session:
         """A worker has nothing left to do: with `once`, the session is finished when all have."""
         if not self.spec.once:
             return
-        if all(b.worker.caught_up for b in self.bricks):
+        if all(b.worker.caught_up or b.worker.held() is not None for b in self.bricks):
             self.finished.set()
 
     def _fatal(self, error: EngineError) -> None:

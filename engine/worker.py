@@ -348,6 +348,7 @@ class Worker:
         fresh, empty = bool(hello.get("fresh")), bool(hello.get("empty"))
         clear = False
         self._adopting = "adopting" in marks.identity
+        restored = False
         if not ours and not (fresh and empty):
             clear = self._adopting = True
             self.log("info", f"{link.where} holds {hello.get('objects') or 'some'} objects: adopting what is equal")
@@ -365,7 +366,7 @@ class Worker:
                 self.log("warning", f"{link.where} was restored or replaced (its mark is {copy}, ours {marks.stime}): "
                                     "comparing it anew")  # fmt: skip
                 self.event("secondary restored", {"mark": str(copy), "ours": str(marks.stime)})
-                clear = self._adopting = True
+                clear = self._adopting = restored = True
         elif not (fresh and empty) or marks.stime != NO_MARK:
             clear = True
         if not ours and fresh and empty and marks.stime != NO_MARK:
@@ -373,9 +374,11 @@ class Worker:
         if clear:
             marks.reset()
             if self._adopting:
-                marks.identify({**marks.identity, "adopting": "yes"})
+                # a replica of ours that was restored may be put right; what is not ours yet needs a person's word
+                kept = {**marks.identity, "adopting": "yes"}
+                marks.identify({**kept, "replace": "yes"} if restored else kept)
         if self._adopting:
-            link.call("adopt_begin", {"replace": seat.adopt or ours or "replace" in marks.identity,
+            link.call("adopt_begin", {"replace": seat.adopt or "replace" in marks.identity,
                                       "adopt": options.adopt, "clear": clear})  # fmt: skip
         self.recovering = time.time() if begun.get("recovering") else None
         self.objects = int(begun.get("objects") or hello.get("objects") or 0)
@@ -430,6 +433,7 @@ class Worker:
                 self.event("held", {"id": hold.id, "reason": hold.reason, "deletes": hold.deletes})
                 self.log("warning", f"held: {hold.reason} (id {hold.id})")
         self.status.held(hold)
+        self.on_idle()
         return False
 
     def rejected(self, hold: Hold) -> str | None:
