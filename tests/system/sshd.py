@@ -47,7 +47,8 @@ class Sshd:
             "LogLevel VERBOSE", "PermitUserEnvironment no",
         ]  # fmt: skip
         if path is not None:
-            lines.append(f"SetEnv PATH={path}")
+            # the home too, or bash reads ~/.bashrc, which may set PATH again
+            lines.append(f"SetEnv PATH={path} HOME={self.base}")
         (self.base / "sshd_config").write_text("\n".join(lines) + "\n")
 
     def _key(self, name: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.system.operations import HUGE
 from tests.system.runner import SCAN, WITHIN, converged, finish, working, workload
-from tests.system.settings import ALL_WAYS, LOCAL, SSH, Maker, Setting, Way
+from tests.system.settings import ALL_WAYS, CALM, LOCAL, SSH, Maker, Setting, Way
 from tests.system.syscalls import punch
 
 RECORDERS = ["auto", "inotify", "scan"]
@@ -42,18 +42,18 @@ def _random(
 @pytest.mark.parametrize("way", ALL_WAYS)
 def test_random_operations(make: Maker, way: Way) -> None:
     """One seed of 3,000 operations, paced so that they fall into many slices (case i: all engines and users)."""
-    _random(make(way), seed=11, operations=3000, rate=400)
+    _random(make(way, **CALM), seed=11, operations=3000, rate=400)
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
 def test_random_operations_with_each_recorder(make: Maker, recorder: str) -> None:
     within = SCAN if recorder == "scan" else WITHIN
-    _random(make(LOCAL, recorder=recorder), seed=12, operations=1500, rate=300, within=within)
+    _random(make(LOCAL, recorder=recorder, **CALM), seed=12, operations=1500, rate=300, within=within)
 
 
 def test_random_operations_at_full_speed_with_large_files(make: Maker) -> None:
     """No pace: everything falls into a few slices; files above the threshold of deltas among them."""
-    _random(make(SSH, delta_threshold=1 << 20), seed=13, operations=3000, huge=True)
+    _random(make(SSH, delta_threshold=1 << 20, **CALM), seed=13, operations=3000, huge=True)
 
 
 @pytest.mark.long
@@ -61,7 +61,7 @@ def test_random_operations_at_full_speed_with_large_files(make: Maker) -> None:
 @pytest.mark.parametrize("way", ALL_WAYS)
 @pytest.mark.parametrize("seed", range(20))
 def test_twenty_seeds_of_ten_thousand(make: Maker, way: Way, seed: int) -> None:
-    _random(make(way), seed=1000 + seed, operations=10_000, rate=(0, 500, 2000)[seed % 3], huge=seed % 4 == 0)
+    _random(make(way, **CALM), seed=1000 + seed, operations=10_000, rate=(0, 500, 2000)[seed % 3], huge=seed % 4 == 0)
 
 
 def _burst(tree: Path, files: int) -> None:
@@ -98,7 +98,7 @@ def test_the_kernels_queue_overflows(make: Maker, recorder: str) -> None:
 
 def test_the_clock_steps_back(make: Maker) -> None:
     """The engine's clock, and only that, goes 30 s back and later on: suffixes never run backwards (MRK-9)."""
-    setting = make(LOCAL)
+    setting = make(LOCAL, **CALM)
     offset = setting.base / "offset"
     offset.write_text("0")
     setting.product.module = ("-m", "tests.system.stepped", str(offset))

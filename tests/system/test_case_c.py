@@ -11,7 +11,7 @@ import pytest
 
 from tests.system import processes
 from tests.system.runner import WITHIN, Product, converged, finish, let_pass, wait_until, working, workload
-from tests.system.settings import LOCAL, SSH, Maker, Setting, Way
+from tests.system.settings import CALM, LOCAL, SSH, Maker, Setting, Way
 from tests.system.sshd import Sshd
 from tests.system.trees import many_files
 
@@ -102,7 +102,7 @@ WAYS = [
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("way", WAYS)
 def test_kills_at_random_moments(make: Maker, sshd: Sshd, way: Way, long: bool) -> None:
-    setting = make(way)
+    setting = make(way, **CALM)
     _crashes(setting, sshd if way.over == "ssh" else None, times=50 if long else 8, seed=5)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.system.line import Line
 from tests.system.oracle import differences
 from tests.system.runner import converged, finish, working, workload
-from tests.system.settings import SSH, Maker, Way
+from tests.system.settings import CALM, SSH, Maker, Way
 from tests.system.sshd import Sshd
 
 
@@ -74,7 +74,7 @@ def test_a_renamed_subtree_is_not_sent_again(make: Maker, sshd: Sshd, way: Way, 
 
 def test_changes_of_every_kind_while_it_is_down(make: Maker) -> None:
     """The scenes and a random seed, with the engine down; the hybrid crawl finds deletes and renames too."""
-    setting = make(SSH)
+    setting = make(SSH, **CALM)
     product = setting.product
     with product:
         for turn in range(3):

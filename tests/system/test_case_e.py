@@ -10,7 +10,7 @@ import pytest
 from tests.system import processes
 from tests.system.line import Line
 from tests.system.runner import converged, finish, let_pass, wait_until, working, workload
-from tests.system.settings import SSH, Maker
+from tests.system.settings import CALM, SSH, Maker
 from tests.system.sshd import Sshd
 
 GROWTH = 48 << 20
@@ -23,7 +23,7 @@ def test_the_line_breaks_under_load(make: Maker, sshd: Sshd, how: str, long: boo
     outage = 60 if long else 12
     with Line(sshd.port) as line:
         # a stalled line shows only by silence: ask for short patience
-        setting = make(SSH, secondary_timeout=6, connection_timeout=6).through(line, sshd)
+        setting = make(SSH, secondary_timeout=6, connection_timeout=6, **CALM).through(line, sshd)
         with setting.product as product:
             product.start()
             product.active()
@@ -74,7 +74,7 @@ def test_sshd_is_down_from_the_start(make: Maker, scratch: Path) -> None:
 
 def test_a_week_away_costs_disk_not_memory(make: Maker) -> None:
     """SAFE-6: paused or away, the recorder goes on; the backlog is shown; then all of it is caught up."""
-    setting = make(SSH)
+    setting = make(SSH, **CALM)
     with setting.product as product:
         product.start()
         product.active()

@@ -14,7 +14,7 @@ from tests.system import processes, trace
 from tests.system.oracle import differences
 from tests.system.places import Mounts, PowerCut
 from tests.system.runner import converged, finish, let_pass, wait_until, working, workload
-from tests.system.settings import LOCAL, Maker, Setting, Way, write
+from tests.system.settings import CALM, LOCAL, Maker, Setting, Way, write
 
 
 @pytest.mark.parametrize("engine", ["stream", "rsync", "tarssh"])
@@ -44,7 +44,7 @@ def test_the_order_on_disk(make: Maker, tool: Callable[[str], str], engine: str)
 def test_power_cuts_on_the_secondary(make: Maker, mounts: Mounts, scratch: Path) -> None:
     """Whatever the mark was past at the moment of the cut is on the disk; the session goes on from there."""
     ground = PowerCut(mounts, scratch)
-    setting = make(LOCAL, secondary=ground.disk)
+    setting = make(LOCAL, secondary=ground.disk, **CALM)
     product = setting.product
     (setting.primary / "work").mkdir()
     with product:
@@ -86,7 +86,7 @@ def test_power_cuts_on_the_primary(make: Maker, mounts: Mounts, scratch: Path) -
     primary = ground.disk / "tree"
     primary.mkdir()
     (ground.disk / "product").mkdir()
-    setting = make(LOCAL, primary=primary)
+    setting = make(LOCAL, primary=primary, **CALM)
     product = setting.product
     product.base = ground.disk / "product"
     product.__post_init__()
