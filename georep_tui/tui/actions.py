@@ -10,7 +10,7 @@ from georep_tui.view.snapshot import Brick, Session
 EVERYWHERE = frozenset({
     "overview", "dashboard", "brick", "failures", "checkpoints", "log", "operations", "held", "options", "help",
 })  # fmt: skip
-_LISTS = frozenset({"overview", "dashboard", "failures"})
+_LISTS = frozenset({"overview", "dashboard", "options"})
 _WITH_SESSION = EVERYWHERE - {"help"}
 
 
@@ -129,9 +129,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("open", "enter", "open", "open what is selected", "move", frozenset({"overview", "dashboard",
            "failures"}), check=None),
     Action("back", "escape,backspace", "back", "back to where you came from", "move", EVERYWHERE - {"overview"}),
-    Action("next_panel", "tab", "panel", "next panel of this screen", "move"),
+    Action("next_panel", "tab", "panel", "next panel of this screen", "move",
+           frozenset({"overview", "dashboard", "brick", "held", "checkpoints"})),
     Action("filter", "slash", "filter", "show only rows with this text; in the log, search", "look",
-           frozenset({"overview", "dashboard", "failures", "log", "operations"})),
+           frozenset({"overview", "dashboard", "failures", "log", "operations", "options"})),
     Action("faults", "exclamation_mark", "faults", "show only what is not OK; again for all", "look",
            frozenset({"overview", "dashboard"})),
     Action("next_fault", "n", "next", "go to the next row that is not OK; in the log, to the next match", "look",

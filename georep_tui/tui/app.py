@@ -289,6 +289,7 @@ class Console(Roaming, Acting, App[ExitChoice]):
     def on_order_done(self, message: OrderDone) -> None:
         """A command ended: say so, and look at once."""
         self.ended(message)
+        self.tick()
         self.feed.hurry()
 
     def on_fetched(self, message: Fetched) -> None:

@@ -98,15 +98,17 @@ class Feed:
     def _look(self) -> None:
         snapshot: Mapping[str, Any] | None = None
         events: Sequence[Mapping[str, Any]] = ()
-        error = None
+        error, same = None, True
         try:
             snapshot = self._source.snapshot()
             events = self._source.events()
+            # After an error the picture is taken anew, whatever it says: the old one is marked as lost.
+            same = self._error is None and _same(snapshot, self._last)
         except Exception as e:  # noqa: BLE001 - whatever a source raises is shown, and looked at again
             error = str(e) or type(e).__name__
         with self._lock:
             self.latest = snapshot if snapshot is not None else self.latest
-            changed = snapshot is not None and not _same(snapshot, self._last)
+            changed = snapshot is not None and not same
             if changed:
                 self._snapshot = self._last = snapshot
             self._events.extend(events)

@@ -37,11 +37,11 @@ async def console(
         yield app, pilot
 
 
-async def until(true: Callable[[], object], deadline: float = DEADLINE) -> None:
+async def until(true: Callable[[], object], deadline: float = DEADLINE, what: str = "it") -> None:
     """Wait until something is so. Fails after `deadline` seconds."""
     end = time.monotonic() + deadline
     while not true():
-        assert time.monotonic() < end, "it did not come to be in time"
+        assert time.monotonic() < end, f"{what} did not come to be in time"
         await asyncio.sleep(0.01)
 
 

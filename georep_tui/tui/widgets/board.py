@@ -37,6 +37,11 @@ class Board(Drawn):
         if new == old:
             return
         self._lines = new
+        wide = self.styles.width
+        if wide is not None and wide.is_auto and _widest(new) != _widest(old):
+            self._strips.clear()
+            self.refresh(layout=True)
+            return
         if len(new) != len(old):
             self._strips.clear()
             self.refresh(layout=self.styles.height is not None and self.styles.height.is_auto)
@@ -51,7 +56,7 @@ class Board(Drawn):
 
     def get_content_width(self, container: Size, viewport: Size) -> int:  # noqa: ARG002
         """As wide as its widest line."""
-        return max((sum(width(cell.text) for cell in line) for line in self._lines), default=0)
+        return _widest(self._lines)
 
     def get_content_height(self, _container: Size, _viewport: Size, _width: int) -> int:
         """As high as it has lines."""
@@ -69,3 +74,7 @@ class Board(Drawn):
         strip = self.strip(line, columns, base)
         self._strips[(y, columns)] = (line, strip)
         return strip
+
+
+def _widest(lines: Sequence[Line]) -> int:
+    return max((sum(width(cell.text) for cell in line) for line in lines), default=0)
