@@ -56,7 +56,7 @@ class ReplaySource:
         self._load(0)
         self._speed, self._playing = max(0.01, speed), True
         self._at, self._since = self.begin, clock()
-        self._told = self.begin
+        self._told = self.begin - 1.0
         self._pending: list[Doc] = []
         self.snapshot()
 
@@ -155,7 +155,7 @@ class ReplaySource:
     def _settle(self, at: float) -> None:
         if at < self._told:
             self._pending.clear()
-            self._told = at
+            self._told = at if at > self.begin else at - 1.0
         self._at, self._since = at, self._clock()
 
     # -- the file -----------------------------------------------------------------------------------------------------

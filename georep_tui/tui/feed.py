@@ -6,9 +6,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
-
-from georep_tui.tui.messages import Frame
 
 KEPT = 20_000
 """Events that wait for a console that does not look; older ones are dropped with a gap said."""
@@ -28,6 +27,16 @@ class Feedable(Protocol):
 
     def close(self) -> None:
         """Let go of the engine; it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One look at the source: the snapshot if it changed, the events since the last look, or why there is none."""
+
+    time: float
+    snapshot: Mapping[str, Any] | None
+    events: Sequence[Mapping[str, Any]] = ()
+    error: str | None = None
 
 
 class Feed:

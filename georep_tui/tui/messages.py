@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +41,3 @@ class Fetched(Message):
     def __init__(self, name: str, result: Any, error: str | None, hint: str = "") -> None:
         super().__init__()
         self.name, self.result, self.error, self.hint = name, result, error, hint
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One look at the source: the snapshot if it changed, the events since the last look, or why there is none."""
-
-    time: float
-    snapshot: Mapping[str, Any] | None
-    events: Sequence[Mapping[str, Any]] = ()
-    error: str | None = None

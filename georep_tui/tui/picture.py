@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Any
 
-from georep_tui.tui.messages import Frame
+from georep_tui.tui.feed import Frame
 from georep_tui.view.events import Event, parse_event
 from georep_tui.view.sessions import bytes_rate
 from georep_tui.view.snapshot import Brick, Session, Snapshot, parse, refreshed

@@ -200,7 +200,7 @@ def test_names_cannot_reach_the_terminal() -> None:
                          ("escape", "question_mark"), ("escape", "p"), ("escape",), ("question_mark",)):  # fmt: skip
                 await press(app, pilot, *keys)
                 shown = text_of(app)
-                assert not any(ord(char) < 32 and char != "\n" or 0x7F <= ord(char) < 0xA0 or char == "\u202e" for char in shown)
+                assert not any((ord(char) < 32 and char != "\n") or 0x7F <= ord(char) < 0xA0 or char == "\u202e" for char in shown)
 
     run(play)
 
