@@ -367,6 +367,8 @@ class Worker:
                                     "comparing it anew")  # fmt: skip
                 self.event("secondary restored", {"mark": str(copy), "ours": str(marks.stime)})
                 clear = self._adopting = restored = True
+            elif self.primary.recorder is None and self.primary.index_lost():
+                clear = self._adopting = restored = True
         elif not (fresh and empty) or marks.stime != NO_MARK:
             clear = True
         if not ours and fresh and empty and marks.stime != NO_MARK:

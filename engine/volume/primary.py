@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import uuid
 from collections.abc import Callable
 
@@ -115,18 +116,7 @@ class TreePrimary:
         """Start to record, with the hybrid crawl that a start after downtime needs (CRW-1, CRW-8)."""
         options = current()
         identity = self.identity(adopt)
-        path = os.path.join(self.state, "index.db")
-        try:
-            index = self.open_index(64)
-        except IndexError_ as e:
-            self.log("warning", f"{e}: the index is made anew by a hybrid crawl")
-            for end in ("", "-wal", "-shm"):
-                try:
-                    os.replace(path + end, path + end + ".broken")
-                except FileNotFoundError:
-                    pass
-            index = self.open_index(64)
-            clear = True
+        index = self.open_index(64)
         view = self.view(index)
         writer = JournalWriter(os.path.join(self.state, "journal"), floor=max(0, self.marks.stime.sec + 1))
         source = open_source(options.recorder, self.root, self.brick_id, self.log, [os.fsencode(self.beside)])
@@ -163,6 +153,28 @@ class TreePrimary:
         self.recorder = recorder
         self.log("info", f"recording with {source.name}")
         return recorder
+
+    def index_lost(self) -> bool:
+        """Is the index damaged, or gone though there are marks? A damaged one is set aside; both sides are then
+        compared anew."""
+        path = os.path.join(self.state, "index.db")
+        if not os.path.exists(path):
+            return self.marks.stime > Mark(-1, 0)
+        try:
+            index = self.open_index(16)
+            try:
+                index.count()
+            finally:
+                index.close()
+            return False
+        except (IndexError_, sqlite3.DatabaseError) as e:
+            self.log("warning", f"{path}: {e}: the index is made anew by a hybrid crawl")
+        for end in ("", "-wal", "-shm"):
+            try:
+                os.replace(path + end, path + end + ".broken")
+            except FileNotFoundError:
+                pass
+        return True
 
     def journal_size(self) -> int:
         """Bytes of the journal with its archives; old archives go first when the limit is near (SAFE-6)."""
