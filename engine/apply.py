@@ -145,6 +145,8 @@ class Applier:
         self.watch.entries(len(changes))
 
     def _problem(self, change: EntryChange, outcome: Outcome, result: Result) -> None:
+        if owner_only(self.link, outcome.text):
+            return
         if outcome.errno in BRICK_ERRNOS:
             raise brick_fault(self.link.where, outcome.errno, outcome.text)
         result.problems.append(
@@ -251,6 +253,8 @@ class Applier:
         for outcome in wire.decode_entries_reply(pending.wait().payload).failures:
             if outcome.errno in BRICK_ERRNOS:
                 raise brick_fault(self.link.where, outcome.errno, outcome.text)
+            if owner_only(self.link, outcome.text):
+                continue
             gfid = gfids[outcome.index]
             result.problems.append(Problem(gfid, None, "META", outcome.errno, outcome.text, outcome.found))
 
@@ -270,3 +274,6 @@ def brick_fault(where: str, number: int, text: str) -> BrickFault:
     )  # fmt: skip
 
 
+def owner_only(link: Link, text: str) -> bool:
+    """Did only the owner fail, because the agent is an ordinary user's? It can't be kept there, as with rsync."""
+    return link.agent_uid not in (None, 0) and text.startswith("owner")

@@ -233,7 +233,7 @@ class Batches:
                 self.worker.recorder().crawl(f"{os.fsdecode(one.changelog.path)} cannot be read")
                 continue
             if decoded.torn is not None:
-                broken.append(Failure.of_changelog(one.changelog.path, str(decoded.torn), time.time()))
+                broken.append(Failure.of_changelog(one.changelog.path, f"torn at offset {decoded.torn.offset}: {decoded.torn.reason}", time.time()))
                 self.worker.recorder().crawl(f"{os.fsdecode(one.changelog.path)} is torn")
             sources.append(Source(one.changelog, list(decoded.records)))
         return sources, broken

@@ -147,6 +147,8 @@ class Link:
         self._stderr: deque[str] = deque(maxlen=20)
         self._error: LinkError | None = None
         self._closing = threading.Event()
+        self.agent_uid: int | None = None
+        """Who the agent runs as, once it has said so; only root (0) can keep owners."""
         self.bytes_sent = 0
         self.bytes_received = 0
         self._heard = time.monotonic()
@@ -387,6 +389,8 @@ def connect(target: SshTarget, root: bytes, idle_timeout: float, hello: dict[str
     link = Link(target, root, idle_timeout)
     try:
         answer = link.call("hello", {"protocol": PROTOCOL, "version": __version__, **hello}, target.connect_timeout)
+        uid = answer.get("uid")
+        link.agent_uid = uid if isinstance(uid, int) else None
     except BaseException:
         link.close()
         raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 OPEN = (
-    "tests/system/test_case_h.py::test_odd_names",
     "tests/system/test_case_j.py::test_other_ways_to_lose_files_count",
     "tests/system/test_case_d.py::test_changes_of_every_kind_while_it_is_down",
     "tests/system/test_bad_input.py::test_too_old_a_python_on_the_remote",

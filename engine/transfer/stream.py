@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from engine.agent import wire
 from engine.agent.frames import Frame, Kind
-from engine.apply import BRICK_ERRNOS, FRAME, INLINE, WINDOW, Problem, Result, Watch, brick_fault
+from engine.apply import BRICK_ERRNOS, FRAME, INLINE, WINDOW, Problem, Result, Watch, brick_fault, owner_only
 from engine.link import Link, Pending, RemoteError
 from engine.model import Gfid
 from engine.volume.tree import Gone, TreeView, stat_of, xattrs_of
@@ -118,7 +118,7 @@ class Stream:
                 problem = Problem(one.gfid, None, "DATA", errno.EREMOTEIO, "the secondary did not acknowledge it")
             elif answer.errno in BRICK_ERRNOS:
                 raise brick_fault(self.link.where, answer.errno, answer.text)
-            elif answer.errno:
+            elif answer.errno and not owner_only(self.link, answer.text):
                 problem = Problem(one.gfid, None, "DATA", answer.errno, answer.text)
             elif answer.size != one.size or answer.mtime_ns != one.mtime_ns:
                 problem = Problem(
