@@ -26,7 +26,13 @@ INLINE = 64 * 1024
 WINDOW = 16
 """Frames under way before the first of them is awaited."""
 
-BRICK_ERRNOS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
+BRICK_HINTS = {
+    errno.ENOSPC: "free space or inodes there; it goes on by itself",
+    errno.EDQUOT: "raise the quota there; it goes on by itself",
+    errno.EROFS: "remount it read-write; it goes on by itself",
+    errno.EIO: "look at the disk there (dmesg); it goes on by itself",
+}
+BRICK_ERRNOS = frozenset(BRICK_HINTS)
 """What hits the whole brick, not one object (ERR-3)."""
 
 _CREATE, _MKDIR, _SYMLINK, _LINK, _RENAME = (
@@ -261,16 +267,10 @@ class Applier:
 
 def brick_fault(where: str, number: int, text: str) -> BrickFault:
     """The error of a whole brick, with what to do about it."""
-    hints = {
-        errno.ENOSPC: "free space or inodes there; it goes on by itself",
-        errno.EDQUOT: "raise the quota there; it goes on by itself",
-        errno.EROFS: "remount it read-write; it goes on by itself",
-        errno.EIO: "look at the disk there (dmesg); it goes on by itself",
-    }
     said = f": {text}" if text and os.strerror(number) not in text else ""
     return BrickFault(
         f"{where}: {os.strerror(number)}{said}",
-        hint=hints.get(number, ""), code=errno.errorcode.get(number, "error").lower(), errno=number,
+        hint=BRICK_HINTS.get(number, ""), code=errno.errorcode.get(number, "error").lower(), errno=number,
     )  # fmt: skip
 
 

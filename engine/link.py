@@ -424,7 +424,8 @@ def explain(host: str | None, code: int | None, words: list[str], what: str) -> 
     if code == 127:
         return LinkError(f"{where} has no python3", hint="install python3 3.9 or newer there", code="no-python")
     ended = f" (exit {code})" if code is not None and code >= 0 else f" (signal {-code})" if code is not None else ""
-    return LinkError(f"{where}: {what}{ended}{': ' + said if said else ''}", code="link-lost", hint="")
+    return LinkError(f"{where}: {what}{ended}{': ' + said if said else ''}", code="link-lost",
+                     hint="it is tried again by itself; if it stays so, see the network, and sshd's log there")  # fmt: skip
 
 
 def _write_all(fd: int, data: bytes) -> None:

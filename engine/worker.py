@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.apply import Problem, Result
+from engine.apply import BRICK_HINTS, Problem, Result
 from engine.batches import Batches
 from engine.guard import DeleteGuard, Hold, hold_id
 from engine.journal.recorder import Recorder
@@ -241,6 +241,7 @@ class Worker:
                 except Exception as e:  # noqa: BLE001 - a worker's last word: shown as the cause of Faulty
                     error = EngineError(f"internal error: {type(e).__name__}: {e}", code="internal")
                     self.log("error", _trace(e))
+                error.hint = error.hint or BRICK_HINTS.get(error.errno or 0, "")
                 if not self.ever_connected and error.code in FATAL:
                     self.status.faulty(error, attempt=1, retry_at=time.time())
                     self.on_fatal(error)
