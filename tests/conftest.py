@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 OPEN = (
@@ -15,6 +17,11 @@ OPEN = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="full sizes: more seeds, operations, crashes and gigabytes")
     parser.addoption("--open", action="store_true", help="also the cases that are known not to hold yet")
+
+
+def pytest_configure() -> None:
+    """A terminated run cleans up as an interrupted one does: processes, mounts, users."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -272,6 +272,7 @@ def converged(
     within: float = WITHIN,
     patience: float = 60.0,
     owners: bool = True,
+    content: bool = True,
 ) -> float:
     """Wait until both trees are equal and the ledger is empty; returns the seconds from `since` (monotonic) to then.
 
@@ -281,7 +282,7 @@ def converged(
     last: list[str] = []
     while True:
         looked = time.monotonic()
-        last = differences(os.fsencode(primary), os.fsencode(secondary), limit=25, owners=owners)
+        last = differences(os.fsencode(primary), os.fsencode(secondary), limit=25, owners=owners, content=content)
         if not last:
             break
         if looked - since > patience:

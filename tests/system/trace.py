@@ -106,5 +106,6 @@ def mark_order(events: list[Event], there: str, state: str) -> int:
 
 
 def _is_data(event: Event, there: str, own: str) -> bool:
-    """Does this call change the replica itself?"""
-    return event.path.startswith(there + "/") and not event.path.startswith(own) and "sync" not in event.call
+    """Does this call change the replica itself? A path in the stage is another name of a file in it."""
+    inside = event.path.startswith(own + "stage/") or not event.path.startswith(own)
+    return event.path.startswith(there + "/") and inside and "sync" not in event.call
