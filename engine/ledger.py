@@ -20,6 +20,7 @@ FIRST_RETRY, LAST_RETRY = 2.0, 3600.0
 _HINTS = {
     1: "immutable there (chattr -i), or the agent may not (run it as root)",
     13: "permission denied: check who the agent or the engine runs as",
+    7: "the secondary's filesystem does not take xattrs that large",
     36: "the secondary's filesystem does not take names that long",
     95: "the secondary's filesystem does not support this (xattrs, ACLs?)",
     17: "something else is in the way on the secondary",

@@ -14,6 +14,8 @@ from engine.agent.types import Stat
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ACCESS = "system.posix_acl_access"
 _ACLS = (_ACCESS, "system.posix_acl_default")
+_ROOM = 1 << 20
+"""Bytes free from which on a disk is not full."""
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -62,15 +64,26 @@ def set_xattrs(at: Union[int, str], wanted: dict[bytes, bytes]) -> bool:
 
 
 def _set_xattrs_of_ours(at: Union[int, str], wanted: dict[bytes, bytes]) -> bool:
-    """The same, also where the mode keeps its owner out, as user.* xattrs need; True when the mode was changed."""
+    """The same, also where the mode keeps its owner out, as user.* xattrs need; True when the mode was changed.
+
+    OpError E2BIG where there is room, but not for xattrs of this size: ext4 calls that ENOSPC.
+    """
     try:
         return set_xattrs(at, wanted)
-    except PermissionError as e:
+    except OSError as e:
+        if e.errno == errno.ENOSPC and _has_room(at):
+            size = sum(map(len, wanted.values()))
+            raise OpError(errno.E2BIG, f"xattrs: {size} bytes are more than the filesystem there takes") from e
         if e.errno != errno.EACCES:
             raise
     os.chmod(at, 0o700 if _stat.S_ISDIR(os.stat(at).st_mode) else 0o600)
     set_xattrs(at, wanted)
     return True
+
+
+def _has_room(at: Union[int, str]) -> bool:
+    free = os.statvfs(at)
+    return free.f_bavail * free.f_frsize > _ROOM
 
 
 def set_attributes(
@@ -98,6 +111,8 @@ def set_attributes(
         try:
             if _set_xattrs_of_ours(at, xattrs) and os.stat(at).st_mode & 0o7777 != mode:
                 os.chmod(at, mode)
+        except OpError as e:
+            failed = failed or e
         except OSError as e:
             failed = failed or system_error(e, "xattrs")
     if times:
