@@ -348,7 +348,7 @@ def test_nothing_is_drawn_when_nothing_changed() -> None:
             looks = app.feed.looks
             for _ in range(5):
                 app.feed.hurry()
-                await until(lambda: app.feed.looks > looks)
+                await until(lambda looks=looks: app.feed.looks > looks)  # type: ignore[misc]
                 looks = app.feed.looks
             await pilot.pause()
             assert not ticks

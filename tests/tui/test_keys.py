@@ -34,6 +34,20 @@ def name_of(app: Any) -> str:
     return str(app.place.NAME)
 
 
+async def has_effect(place: str, key: str) -> None:
+    """A key pressed on a screen changes something that can be seen, or gives an order."""
+    stage = mixed()
+    async with console(stage, (120, 40), embedded=True, toasts=True) as (app, pilot):
+        await press(app, pilot, *PLACES[place])
+
+        def now() -> tuple[Any, ...]:
+            return (app.screen, text_of(app), app.theme, len(stage.told), app.focused)
+
+        before = now()
+        await press(app, pilot, key)
+        await until(lambda: now() != before, what=f"an effect of {key} on {place}")
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_every_offered_key_has_an_effect_or_a_reason(
     place: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -48,14 +62,7 @@ def test_every_offered_key_has_an_effect_or_a_reason(
             context = app.context()
             keys = [one.keys.split(",")[0] for one in ACTIONS if possible(one, context)]
         for key in keys:
-            stage = mixed()
-            async with console(stage, (120, 40), embedded=True, toasts=True) as (app, pilot):
-                await press(app, pilot, *PLACES[place])
-                before = (app.screen, text_of(app), app.theme, len(stage.told), app.focused)
-                await press(app, pilot, key)
-                await until(
-                    lambda: (app.screen, text_of(app), app.theme, len(stage.told), app.focused) != before, what=key
-                )
+            await has_effect(place, key)
 
     run(play)
 
