@@ -117,7 +117,7 @@ class Differ:
         objects = {**objects, **{g: f | objects.get(g, 0) for g, f in self._carried_objects.items()}}
         self._carried_objects = {}
         stuck = False
-        while due:
+        while due or objects:
             # what lies below a directory that moved can be looked at only after the move is in the index
             later = [(slot, flags) for slot, flags in due if not self._look(slot, flags)]
             for gfid, flags in objects.items():
@@ -126,7 +126,7 @@ class Differ:
             self._settle()
             later += self._again
             self._again = []
-            if len(later) >= len(due):
+            if later and len(later) >= len(due):
                 if stuck:
                     # its directory is on the move: the event that says where to comes with a later slice
                     for slot, flags in later:

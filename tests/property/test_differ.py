@@ -240,3 +240,18 @@ def test_CHG1_writes_are_data() -> None:
     finally:
         tree.close()
         shutil.rmtree(where)
+
+
+def test_CHG1_content_alone_is_a_change() -> None:
+    """A slice in which nothing but an object is dirty, by its handle and no name, has its data record."""
+    where = tempfile.mkdtemp(dir="/dev/shm").encode()
+    tree = Tree(where, True)
+    try:
+        Path(os.fsdecode(tree.root + b"/a")).write_bytes(b"1")
+        tree.slices(True)
+        a = gfid_of(BRICK, name_to_handle(tree.fd, b"a"))
+        Path(os.fsdecode(tree.root + b"/a")).write_bytes(b"2")
+        assert DataChange(a) in tree.differ.slice({}, {a: DATA}, {})
+    finally:
+        tree.close()
+        shutil.rmtree(where)
