@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from engine.model import LIMBO, ROOT, Changelog, DataChange, EntryChange, Fop, Gfid, Mark, MetaChange, Record, Slot
 
 _MAKES = frozenset((int(Fop.CREATE), int(Fop.MKNOD), int(Fop.MKDIR), int(Fop.SYMLINK), int(Fop.LINK)))
-_REMOVES = frozenset((int(Fop.UNLINK), int(Fop.RMDIR)))
+REMOVES = frozenset((int(Fop.UNLINK), int(Fop.RMDIR)))
 _FILES = frozenset((int(Fop.CREATE), int(Fop.MKNOD)))
 
 META_FOPS = frozenset((38, 39))
@@ -43,6 +43,8 @@ class Plan:
     """Objects a name of which is removed, and from where."""
     made: dict[Gfid, None] = field(default_factory=dict)
     """Objects made by live changes (not found by a crawl)."""
+    fresh: set[Gfid] = field(default_factory=set)
+    """Objects that the secondary does not have before: made by live changes or found by a crawl."""
     skipped: int = 0
     """Entry operations that were done before (CHG-2)."""
 
@@ -64,13 +66,16 @@ def plan(
         for record in source.records:
             if isinstance(record, EntryChange):
                 fop = record.fop
-                if fop in _MAKES and fop != Fop.LINK and source.changelog.part == 0:
-                    out.made[record.gfid] = None
+                if fop in _MAKES and fop != Fop.LINK:
+                    if source.changelog.part == 0:
+                        out.made[record.gfid] = None
+                    if record.gfid not in out.removed:
+                        out.fresh.add(record.gfid)
                 if fop in _FILES:
                     data[record.gfid] = None
                     if out.removed.pop(record.gfid, None) is not None or fop == Fop.MKNOD:
                         meta[record.gfid] = None
-                elif fop in _REMOVES:
+                elif fop in REMOVES:
                     if ignore_deletes:
                         continue
                     out.removed[record.gfid] = record.slot

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from engine.apply import Applier, Problem, Result
-from engine.batch import Plan, Source, plan
+from engine.batch import REMOVES, Plan, Source, plan
 from engine.guard import Hold, hold_id
 from engine.journal.format import JournalError
 from engine.journal.recorder import Closed, Recorder
@@ -208,7 +208,8 @@ class Batches:
             failures.append(self._failure(problem))
         self.status.batch_phase("commit")
         self._advance(recorder, closed, dead, failures)
-        worker.guard.passed(time.time(), len(worker.guard.weighed(dead)))
+        worker.guard.passed(time.time(), len([g for g in worker.guard.weighed(dead) if g not in todo.fresh]))
+        worker.objects += len(todo.fresh) - len(dead)
         self.status.batch_end(time.monotonic() - started)
         seconds = round(time.monotonic() - started, 3)
         done = {"id": self.batch_id, "entries": len(todo.entries), "files": result.files, "bytes": result.bytes}
@@ -245,9 +246,8 @@ class Batches:
         worker.guard.window = self.options.delete_guard_window
         worker.guard.minimum = self.options.delete_guard_minimum
         worker.guard.made(todo.made, now)
-        weighed = worker.guard.weighed(dead)
-        objects = max(worker.objects, self.view.index.count() + len(weighed)) if weighed else 0
-        if not worker.guard.exceeded(now, len(weighed), objects):
+        weighed = [g for g in worker.guard.weighed(dead) if g not in todo.fresh]
+        if not worker.guard.exceeded(now, len(weighed), worker.objects):
             return True
         names = tuple(os.fsdecode(todo.removed[g].name) for g in weighed[:10])
         base = worker.guard.base
@@ -258,12 +258,26 @@ class Batches:
         who = worker.rejected(hold)
         if who is None:
             return False
-        gone = set(dead)
-        for gfid in dead:
-            failures.append(Failure.rejected_delete(gfid, todo.removed[gfid].name, who, now))
-        todo.entries = [e for e in todo.entries if e.gfid not in gone]
+        self._keep(todo, dead, who, failures)
         dead.clear()
         return True
+
+    def _keep(self, todo: Plan, dead: list[Gfid], who: str, failures: list[Failure]) -> None:
+        """Leave rejected deletes out of the plan, and what would take their names; both are in the ledger then."""
+        now = time.time()
+        gone = set(dead)
+        taken = {todo.removed[g] for g in dead}
+        in_the_way = {e.gfid: e.dest or e.slot for e in todo.entries
+                      if e.gfid not in gone and e.fop not in REMOVES and (e.dest or e.slot) in taken}  # fmt: skip
+        failures += [Failure.rejected_delete(g, todo.removed[g].name, who, now) for g in dead]
+        failures += [Failure.rejected_replacement(g, slot.name, who, now) for g, slot in in_the_way.items()]
+        left_out = gone | in_the_way.keys()
+        todo.entries = [e for e in todo.entries if e.gfid not in left_out]
+        for gfid in left_out:
+            todo.data.pop(gfid, None)
+            todo.meta.pop(gfid, None)
+            todo.check.pop(gfid, None)
+            todo.fresh.discard(gfid)
 
     def _apply(self, recorder: Recorder, todo: Plan, result: Result) -> None:
         """Entries, then content, then attributes; what fails is settled with the primary's state of now."""
@@ -307,7 +321,7 @@ class Batches:
             return
         sample = tuple(os.fsdecode(p.slot.name) if p.slot else p.gfid.hex() for p in foreign[:10])
         hold = Hold(hold_id([p.gfid for p in foreign]), f"{len(foreign)} objects on the secondary differ and would be "
-                    "replaced (--adopt allows it)", len(foreign), self.worker.objects, sample, time.time())  # fmt: skip
+                    "replaced (--adopt allows it)", len(foreign), self.worker.objects + len(foreign), sample, time.time())  # fmt: skip
         while not self.worker.permitted(hold):
             if self.worker.stopping.is_set():
                 raise EngineError("stopping", code="stopping")
@@ -395,7 +409,9 @@ class Batches:
         recorder = self.worker.recorder()
         if recorder.crawling or not waiting:
             return  # the crawl may find it elsewhere
-        dead = [o["gfid"] for o in waiting if o.get("gfid") and not self.view.index.has(bytes.fromhex(o["gfid"]))]
+        kept = self.worker.ledger.rejected()
+        dead = [o["gfid"] for o in waiting
+                if o.get("gfid") and o["gfid"] not in kept and not self.view.index.has(bytes.fromhex(o["gfid"]))]  # fmt: skip
         if dead:
             self.link.call("commit", {"purge": dead, "keep_deleted": self.options.keep_deleted, "mark": None})
 

@@ -77,6 +77,12 @@ class Failure:
         return cls(0, "rejected-delete", gfid.hex(), path, "DELETE", 125, f"delete rejected by {who}",
                    "retry deletes it there; dismiss keeps it", "absent", "present", now, now, 1, 0.0)  # fmt: skip
 
+    @classmethod
+    def rejected_replacement(cls, gfid: Gfid, path: bytes, who: str, now: float) -> Failure:
+        """An object whose name on the secondary belongs to one whose delete a person rejected: it is not made there."""
+        return cls(0, "rejected-delete", gfid.hex(), path, "REPLACE", 125, f"replacing rejected by {who}",
+                   "retry replaces it there; dismiss leaves it", "present", "absent", now, now, 1, 0.0)  # fmt: skip
+
     def shown(self) -> dict[str, Any]:
         """For JSON: the path as text, its bytes beside it where it is not UTF-8."""
         out: dict[str, Any] = {f: getattr(self, f) for f in self.__dataclass_fields__}
@@ -176,6 +182,10 @@ class Ledger:
             return []
         query = "SELECT * FROM failure WHERE next_try>0 AND next_try<=? ORDER BY next_try LIMIT ?"
         return self._read(query, now, limit)
+
+    def rejected(self) -> set[str]:
+        """The gfids (hex) of what a person wanted kept."""
+        return {f.gfid for f in self._read("SELECT * FROM failure WHERE kind='rejected-delete' LIMIT ?", 1_000_000)}
 
     def before(self, time: float) -> int:
         """How many entries began at or before this time (unix seconds)."""

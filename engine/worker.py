@@ -112,6 +112,7 @@ class Worker:
         self._held: Hold | None = None
         self._adopting = False
         self.objects = 0
+        """In the replica: what the agent counted when the line was made, and what batches made and removed since."""
         self._recorder_error: EngineError | None = None
         self._forced: str | None = None
         self._target: SshTarget | None = None
@@ -384,7 +385,7 @@ class Worker:
             link.call("adopt_begin", {"replace": seat.adopt or "replace" in marks.identity,
                                       "adopt": options.adopt, "clear": clear})  # fmt: skip
         self.recovering = time.time() if begun.get("recovering") else None
-        self.objects = int(begun.get("objects") or hello.get("objects") or 0)
+        self.objects = 0 if clear else int(begun.get("objects") or 0)
         self.status.connected(secondary_node=str(hello.get("node") or seat.target.host or seat.node))
         self.status.secondary_free(hello.get("statfs"))
         recorder = self.primary.recorder
@@ -405,9 +406,8 @@ class Worker:
         if total:
             sample = tuple(str(e) for e in extra.get("sample", [])[:10])
             may = self.seat.adopt or "replace" in self.primary.marks.identity
-            objects = self.objects or total
             reason = f"{total} objects on the secondary that the primary does not have"
-            hold = Hold(hold_id([f"{total}", *sample]), reason, total, objects, sample, time.time())
+            hold = Hold(hold_id([f"{total}", *sample]), reason, total, self.objects + total, sample, time.time())
             if not may and not self.permitted(hold):
                 return False
             link.call("sweep", {})

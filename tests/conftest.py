@@ -6,11 +6,7 @@ import signal
 
 import pytest
 
-OPEN = (
-    "tests/system/test_case_j.py::test_other_ways_to_lose_files_count",
-    "tests/system/test_case_d.py::test_changes_of_every_kind_while_it_is_down",
-    "tests/system/test_bad_input.py::test_too_old_a_python_on_the_remote",
-)
+OPEN: tuple[str, ...] = ()
 """Cases that do not hold yet: skipped visibly, with this reason, unless `--open` asks for them."""
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.system.oracle import differences
 from tests.system.places import Mounts
 from tests.system.runner import Product, converged, let_pass, wait_until
-from tests.system.settings import LOCAL, Maker, Setting, write
+from tests.system.settings import LOCAL, Maker, Setting, untouched, write
 from tests.system.trees import many_files
 
 FILES = 600
@@ -243,3 +243,23 @@ def test_a_hold_says_how_much(make: Maker) -> None:
         assert held["of"] >= FILES
         assert held["since"] <= time.time()
         assert differences(os.fsencode(setting.primary), os.fsencode(setting.secondary)) != []
+
+
+def test_replacing_rejected(make: Maker) -> None:
+    """What a person wants kept is kept, over a restart too: not displaced by the new objects that have its names."""
+    setting = make(LOCAL)
+    with setting.product as product:
+        _begin(setting)
+        (setting.base / "new").mkdir()
+        for n, path in enumerate(sorted(setting.primary.rglob("f*"))[: FILES * 8 // 10]):
+            write(setting.base / "new" / str(n), "new")
+            (setting.base / "new" / str(n)).rename(path)
+        held = _is_held(product)
+        before = untouched(setting.secondary)
+        done = product.command("held", product.name, "--reject", str(held["id"]))
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: len(product.failures()) >= 2 * held["deletes"], 20, "both sides of it in the ledger")
+        assert product.stop() in (0, 1)
+        product.start()
+        product.active()
+        assert untouched(setting.secondary) == before
