@@ -73,11 +73,18 @@ class Result:
 
 
 class Watch(Protocol):
-    """Who is told how far a batch has got, and may stop it (raises EngineError)."""
+    """Who is told how far a batch has got, and may stop it (raises EngineError).
+
+    A file that takes a while `begins` (with its path where the transfer knows it), is `at` so many bytes where that is
+    `followed`, and `ends`; its bytes are told as sent, too, by `files`.
+    """
 
     def entries(self, done: int) -> None: ...
     def files(self, done: int, nbytes: int) -> None: ...
     def throttle(self, nbytes: int) -> None: ...
+    def begins(self, gfid: Gfid, path: bytes | None, size: int, *, followed: bool) -> None: ...
+    def at(self, gfid: Gfid, nbytes: int) -> None: ...
+    def ends(self, gfid: Gfid) -> None: ...
 
 
 class Applier:

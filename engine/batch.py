@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -47,6 +48,14 @@ class Plan:
     """Objects that the secondary does not have before: made by live changes or found by a crawl."""
     skipped: int = 0
     """Entry operations that were done before (CHG-2)."""
+
+    def kinds(self) -> dict[str, int]:
+        """How many operations of each kind: `{"create": 40, "data": 40}`."""
+        found = {Fop(fop).name.lower(): number for fop, number in Counter([e.fop for e in self.entries]).items()}
+        for name, some in (("data", self.data), ("check", self.check), ("meta", self.meta)):
+            if some:
+                found[name] = len(some)
+        return found
 
 
 def plan(

@@ -15,6 +15,7 @@ from engine.ledger import Failure
 from engine.link import Link
 from engine.model import NO_MARK, EngineError, Gfid, Mark
 from engine.reconcile import Decision, Reconciler
+from engine.sides import primary_state, secondary_states
 from engine.transfer.base import Transfer
 from engine.transfer.choose import parallel
 from engine.transfer.jobs import Parallel
@@ -24,6 +25,9 @@ from engine.volume.tree import TreeView
 
 if TYPE_CHECKING:
     from engine.worker import Worker
+
+WEIGHED = 256
+"""Files in a batch up to which their sizes are summed up beforehand."""
 
 RECENT = 20_000
 """Directories remembered for putting their times right when the brick is idle."""
@@ -53,6 +57,15 @@ class Batches:
 
     def files(self, done: int, nbytes: int) -> None:
         self.status.files_done(done, nbytes)
+
+    def begins(self, gfid: Gfid, path: bytes | None, size: int, *, followed: bool) -> None:
+        self.status.file_begins(gfid, os.fsdecode(path) if path else gfid.hex(), size, followed=followed)
+
+    def at(self, gfid: Gfid, nbytes: int) -> None:
+        self.status.file_at(gfid, nbytes)
+
+    def ends(self, gfid: Gfid) -> None:
+        self.status.file_ends(gfid)
 
     def throttle(self, nbytes: int) -> None:
         self.worker.bandwidth.take(nbytes)
@@ -173,6 +186,8 @@ class Batches:
 
     def _show(self, recorder: Recorder) -> None:
         self._show_backlog(recorder)
+        while recorder.crawls_done:
+            self.status.crawled(*recorder.crawls_done.popleft())
         if recorder.crawling:
             self.status.crawl("hybrid", recorder.crawl_since, recorder.differ.seen_objects, None)
         else:
@@ -199,22 +214,29 @@ class Batches:
             return False
         self.batch_id += 1
         self.status.batch_begin(
-            self.batch_id, changelogs=len(real), entries=len(todo.entries), files=len(todo.data), metas=len(todo.meta)
-        )
+            self.batch_id, changelogs=len(real), entries=len(todo.entries), files=len(todo.data), metas=len(todo.meta),
+            nbytes=self._bytes(todo), kinds=todo.kinds(),
+        )  # fmt: skip
         result = Result()
         started = time.monotonic()
         self._apply(recorder, todo, result)
-        for problem in result.problems:
-            failures.append(self._failure(problem))
+        failures += self._failures(result.problems)
         self.status.batch_phase("commit")
         self._advance(recorder, closed, dead, failures)
         worker.guard.passed(time.time(), len([g for g in worker.guard.weighed(dead) if g not in todo.fresh]))
         worker.objects += len(todo.fresh) - len(dead)
-        self.status.batch_end(time.monotonic() - started)
+        self.status.batch_end(time.monotonic() - started, len(failures))
         seconds = round(time.monotonic() - started, 3)
         done = {"id": self.batch_id, "entries": len(todo.entries), "files": result.files, "bytes": result.bytes}
         worker.event("batch done", {**done, "seconds": seconds})
         return True
+
+    def _bytes(self, todo: Plan) -> int | None:
+        """Bytes of content to send, by the index; None where that would be a long look."""
+        if len(todo.data) > WEIGHED:
+            return None
+        rows = (self.view.index.row(gfid) for gfid in todo.data)
+        return sum(row.size or 0 for row in rows if row is not None and row.kind == 0o100000)
 
     def _read(self, closed: list[Closed]) -> tuple[list[Source], list[Failure]]:
         """The slices' records; one that can't be read goes whole into the ledger, with its offset."""
@@ -424,18 +446,30 @@ class Batches:
             return
         now = time.time()
         text = "primary: the directory may not be listed (permission denied)"
-        self.worker.ledger.add_many(
-            [Failure.of_object(g, self.view.index.path(g) or b"?", "LIST", 13, text, now) for g in found]
-        )
+        there = secondary_states(self.link, list(found))
+        self.worker.ledger.add_many([
+            Failure.of_object(g, self.view.index.path(g) or b"?", "LIST", 13, text, now,
+                              primary_state(self.view, g), there.get(g, "")) for g in found
+        ])  # fmt: skip
         self.status.failures(self.worker.ledger.size, self.worker.ledger.oldest)
 
-    def _failure(self, problem: Problem) -> Failure:
+    def _failures(self, problems: list[Problem]) -> list[Failure]:
+        """Problems as entries of the ledger, with what both sides have of each object now."""
+        if not problems:
+            return []
+        there = secondary_states(self.link, list(dict.fromkeys(p.gfid for p in problems)))
+        return [self._failure(p, there.get(p.gfid, "")) for p in problems]
+
+    def _failure(self, problem: Problem, there: str) -> Failure:
         index = self.view.index
         path = index.path(problem.gfid)
         if path is None:
             path = problem.slot.name if problem.slot is not None else problem.gfid.hex().encode()
         self.worker.log("warning", f"{problem.operation} {os.fsdecode(path)!r}: {problem.text}")
-        return Failure.of_object(problem.gfid, path, problem.operation, problem.errno, problem.text, time.time())
+        here = primary_state(self.view, problem.gfid)
+        return Failure.of_object(
+            problem.gfid, path, problem.operation, problem.errno, problem.text, time.time(), here, there
+        )
 
     def _ledger(self, recorder: Recorder) -> None:
         """Retry what is due: the secondary is made to match the primary's state of now (ERR-3)."""
@@ -453,7 +487,7 @@ class Batches:
                    and bytes.fromhex(f.gfid) not in gone]  # fmt: skip
         if any(f.kind == "changelog" for f in due) and not recorder.crawling:
             cleared += [f.id for f in due if f.kind == "changelog"]
-        again = [self._failure(p) for p in left.values()]
+        again = self._failures(list(left.values()))
         if again:
             self.worker.ledger.add_many(again)
         if cleared:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from engine.model import Gfid
 
 WINDOW = 10.0
 """Seconds over which rates are measured."""
@@ -37,9 +41,33 @@ class Rate:
         return self._sum / WINDOW
 
 
+LISTED = 20
+"""Files in flight that a snapshot names; the oldest first."""
+
+UNIT = 65536
+"""Bytes of content that weigh as much as one operation when the rest of a batch is estimated."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """A file on its way: `at` is how far into it the transfer is, in bytes; None where the transfer does not say."""
+
+    path: str
+    size: int
+    since: float
+    at: int | None = None
+
+    def shown(self, now: float) -> dict[str, Any]:
+        """As a snapshot has it; the rate is that of the whole way so far."""
+        spent = now - self.since
+        rate = round(self.at / spent, 1) if self.at is not None and spent > 0.05 else None
+        return {"path": self.path, "bytes": [self.at, self.size], "bytes_per_s": rate, "since": self.since}
+
+
 @dataclass(slots=True)
 class BatchProgress:
-    """How far the running batch is."""
+    """How far the running batch is. `bytes` of content is known for batches of few files; `kinds` counts what is
+    planned, by operation; `flight` has the files that are named while they are on their way."""
 
     id: int
     changelogs: int
@@ -52,18 +80,38 @@ class BatchProgress:
     entries_done: int = 0
     files_done: int = 0
     bytes_done: int = 0
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    flight: dict[Gfid, Flight] = field(default_factory=dict)
+
+    def begins(self, key: Gfid, path: str, size: int, at: int | None) -> None:
+        """A file sets out."""
+        self.flight[key] = Flight(path, size, time.time(), at)
+
+    def moves(self, key: Gfid, at: int) -> None:
+        """So far is the transfer of a file now."""
+        one = self.flight.get(key)
+        if one is not None and one.at is not None and at > one.at:
+            self.bytes_done += at - one.at
+            one.at = at
+
+    def _eta(self, now: float) -> float | None:
+        done, total = self.entries_done + self.files_done, self.entries + self.files
+        if self.bytes:
+            done, total = done + self.bytes_done // UNIT, total + self.bytes // UNIT
+        spent = now - self.started
+        return round(spent / done * (total - done), 1) if done and spent > 0.2 and total >= done else None
 
     def shown(self, now: float) -> dict[str, Any]:
         """As a snapshot has it: pairs of done and total, and what is left in seconds."""
-        done, total = self.entries_done + self.files_done, self.entries + self.files
-        spent = now - self.started
-        eta = round(spent / done * (total - done), 1) if done and spent > 0.2 and total >= done else None
+        files = list(self.flight.values())
         return {
             "id": self.id, "phase": self.phase,
             "changelogs": [self.changelogs if self.phase == "commit" else 0, self.changelogs],
             "entries": [min(self.entries_done, self.entries), self.entries],
             "files": [min(self.files_done, self.files), self.files],
-            "bytes": [self.bytes_done, self.bytes], "started": self.started, "eta_seconds": eta,
+            "bytes": [self.bytes_done, None if self.bytes is None else max(self.bytes, self.bytes_done)],
+            "started": self.started, "eta_seconds": self._eta(now), "kinds": dict(self.kinds),
+            "in_flight": [one.shown(now) for one in files[:LISTED]], "in_flight_count": len(files),
         }  # fmt: skip
 
 

@@ -7,13 +7,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engine.checkpoint import Checkpoint
 from engine.guard import Hold
-from engine.model import NO_MARK, EngineError, Mark
+from engine.model import NO_MARK, EngineError, Gfid, Mark
 from engine.names import escaped
 from engine.progress import WINDOW, BatchProgress, Rate, Totals
 from engine.verdict import Thresholds, brick_verdict
@@ -192,6 +192,24 @@ class BrickStatus:
             self.on_event("crawl changed", {"kind": kind, "old": before["kind"]})
         return changed
 
+    def crawled(self, since: float, until: float, seen: int) -> None:
+        """A hybrid crawl ended: its whole numbers, also where it was over before anyone looked."""
+        with self._lock:
+            # of a brick's hybrid crawls no two overlap: what does is this one, seen while it ran
+            known = next(
+                (c for c in reversed(self._crawls) if c["kind"] == "hybrid" and (c["until"] or until) >= since), None
+            )
+            if known is not None:
+                known.update(since=since, until=until, seen=seen)
+                return
+            self.totals.crawls += 1
+            running = self._crawls[-1] if self._crawls and self._crawls[-1]["until"] is None else None
+            self._crawls.append({"kind": "hybrid", "since": since, "until": until, "seen": seen})
+            if running is not None:  # it broke off for this one, and goes on
+                self._crawls.append({**running, "since": until})
+                running["until"] = since
+                self._crawl = {**self._crawl, "since": until}
+
     def backlog(self, changelogs: int, nbytes: int, since: float | None) -> None:
         """Closed slices that wait, and the unix time of the oldest change not on the secondary."""
         with self._lock:
@@ -200,11 +218,30 @@ class BrickStatus:
             self._pending_known = True
 
     def batch_begin(
-        self, ident: int, changelogs: int, entries: int, files: int, metas: int = 0, nbytes: int | None = None
-    ) -> None:
-        """A batch starts, with so much to do; `nbytes` of content where that is known."""
+        self, ident: int, changelogs: int, entries: int, files: int, metas: int = 0, nbytes: int | None = None,
+        kinds: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        """A batch starts, with so much to do; `nbytes` of content where that is known, `kinds` by operation."""
         with self._lock:
-            self._batch = BatchProgress(ident, changelogs, entries, files, metas, nbytes, time.time())
+            self._batch = BatchProgress(ident, changelogs, entries, files, metas, nbytes, time.time(), kinds=kinds or {})
+
+    def file_begins(self, key: Gfid, path: str, size: int, *, followed: bool) -> None:
+        """A file of the batch sets out; `followed` where `file_at` will say how far it is."""
+        with self._lock:
+            if self._batch is not None:
+                self._batch.begins(key, path, size, 0 if followed else None)
+
+    def file_at(self, key: Gfid, at: int) -> None:
+        """So many bytes into the file is its transfer."""
+        with self._lock:
+            if self._batch is not None:
+                self._batch.moves(key, at)
+
+    def file_ends(self, key: Gfid) -> None:
+        """The file is acknowledged, or failed."""
+        with self._lock:
+            if self._batch is not None:
+                self._batch.flight.pop(key, None)
 
     def batch_phase(self, phase: str) -> None:
         """entry, data, meta, commit."""
@@ -212,14 +249,14 @@ class BrickStatus:
             if self._batch is not None:
                 self._batch.phase = phase
 
-    def batch_end(self, seconds: float) -> None:
-        """The batch is committed."""
+    def batch_end(self, seconds: float, failures: int = 0) -> None:
+        """The batch is committed; so many objects of it went into the ledger."""
         with self._lock:
             b, self._batch = self._batch, None
             if b is not None:
                 self.totals.turns += 1
                 self._history.append({"id": b.id, "started": b.started, "seconds": seconds, "entries": b.entries_done,
-                                      "files": b.files_done, "bytes": b.bytes_done})  # fmt: skip
+                                      "files": b.files_done, "bytes": b.bytes_done, "failures": failures})  # fmt: skip
         if time.monotonic() - self._saved > 10:
             self.save()
 
@@ -232,7 +269,7 @@ class BrickStatus:
                 self._batch.entries_done += count
 
     def files_done(self, count: int, nbytes: int) -> None:
-        """Contents were acknowledged (files) and sent (bytes)."""
+        """Contents were acknowledged (files) and sent (bytes); bytes without a file are of one that `file_at` follows."""
         with self._lock:
             now = time.monotonic()
             self.totals.files += count
@@ -242,7 +279,7 @@ class BrickStatus:
             self._rates["bytes"].add(nbytes, now)
             if self._batch is not None:
                 self._batch.files_done += count
-                self._batch.bytes_done += nbytes
+                self._batch.bytes_done += nbytes if count else 0
 
     def synced(self, mark: Mark) -> bool:
         """The mark moved, durably; True when that completed the checkpoint."""
@@ -324,7 +361,7 @@ class BrickStatus:
                 "checkpoint_time": self.checkpoint.time, "checkpoint_completed": self.checkpoint.completed,
                 "checkpoint_completion_time": self.checkpoint.completion_time,
                 "checkpoint_failures_before": before,
-                "crawl": {**crawl, "eta_seconds": None, "eta_basis": None} if running
+                "crawl": self._crawl_shown(now) if running
                 else {"kind": None, "since": None, "seen": None, "total": None, "eta_seconds": None, "eta_basis": None},
                 "backlog": None if self._backlog is None
                 else {"changelogs": self._backlog[0], "bytes": self._backlog[1],
@@ -349,6 +386,16 @@ class BrickStatus:
         out["verdict"], out["reasons"] = brick_verdict(out, limits, now)
         safe: dict[str, Any] = escaped(out)
         return safe
+
+    def _crawl_shown(self, now: float) -> dict[str, Any]:
+        """The crawl with what is left of it, by what the last whole hybrid crawl saw: nobody counts a tree beforehand."""
+        crawl, eta, basis = self._crawl, None, None
+        if crawl["kind"] == "hybrid" and crawl["seen"] and crawl["since"] is not None and now > crawl["since"]:
+            last = next((c["seen"] for c in reversed(self._crawls) if c["kind"] == "hybrid" and c["until"] and c["seen"]), 0)
+            if last > crawl["seen"]:
+                rate = crawl["seen"] / (now - crawl["since"])
+                eta, basis = round((last - crawl["seen"]) / rate, 1), f"the last one saw {last:,} objects"
+        return {**crawl, "eta_seconds": eta, "eta_basis": basis}
 
     def _failures_before(self) -> int:
         """Failures that are still in the ledger and were there when the checkpoint completed, or are there until then.

@@ -114,6 +114,8 @@ class Recorder:
         self._clear_wanted = False
         self.crawl_reason: str | None = None
         self.crawl_since: float | None = None
+        self.crawls_done: deque[tuple[float, float, int]] = deque(maxlen=20)
+        """Hybrid crawls that ended, until someone takes them: begin and end in unix time, objects seen."""
         self._step = 0.0
         self._scrub_began = 0.0
         self._first: float | None = None
@@ -389,6 +391,7 @@ class Recorder:
             self.crawl_reason = None
             self.index.set_fact("crawling", None)
             self.index.commit(durable=True)
+            self.crawls_done.append((self.crawl_since or now, now, self.differ.seen_objects))
             self.log("info", f"hybrid crawl: walked {self.differ.seen_objects} objects")
         with self._lock:
             self._flush_done = max(self._flush_done, flush)

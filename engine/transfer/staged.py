@@ -29,6 +29,9 @@ LONGEST_PATH = 4000
 ROUNDS = 3
 """Tries of one file that keeps changing, or that did not arrive whole; then the fallback takes it."""
 
+LISTED = 1000
+"""Files of one transfer that are told to be on their way."""
+
 LOGGED = 20
 """Files named one by one in the log when they fall back."""
 
@@ -148,7 +151,8 @@ class Staged(ABC):
             if not sources:
                 return []
             names = [gfid.hex() for gfid in sources]
-            said = self.carry(Stage(here, there.path, names[0]), names, all(g in made for g in sources))
+            with self._told(sources):
+                said = self.carry(Stage(here, there.path, names[0]), names, all(g in made for g in sources))
             same = [gfid for gfid, source in sources.items() if self._unchanged(source)]
             self._applier.metas(same, attributes)
             seen = there.end()
@@ -168,6 +172,18 @@ class Staged(ABC):
         self.watch.files(len(whole), nbytes)
         done = whole | {p.gfid for p in attributes.problems if p.gfid in arrived}
         return [gfid for gfid in sources if gfid not in done]
+
+    @contextlib.contextmanager
+    def _told(self, sources: dict[Gfid, Source]) -> Iterator[None]:
+        """These files are on their way; how far each is, rsync and tar do not say."""
+        some = list(sources)[:LISTED]
+        for gfid in some:
+            self.watch.begins(gfid, os.path.relpath(sources[gfid].path, self.root), sources[gfid].size, followed=False)
+        try:
+            yield
+        finally:
+            for gfid in some:
+                self.watch.ends(gfid)
 
     # ---- the primary's side ----------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ class _Sent:
     gfid: Gfid
     size: int
     mtime_ns: int
+    large: bool = False
+    """Its bytes were told as they went."""
 
 
 class Stream:
@@ -91,6 +93,7 @@ class Stream:
                     delta = gfid not in made and st.st_size >= self.delta_threshold
                     flight.append(self._large(gfid, fd, st, delta))
             except OSError as e:
+                self.watch.ends(gfid)
                 result.problems.append(Problem(gfid, None, "DATA", e.errno or 0, f"primary: {e.strerror}"))
             finally:
                 os.close(fd)
@@ -110,8 +113,12 @@ class Stream:
             for one in sent:
                 result.problems.append(Problem(one.gfid, None, "DATA", e.errno or errno.EREMOTEIO, e.text))
             return
+        finally:
+            for one in sent:
+                if one.large:
+                    self.watch.ends(one.gfid)
         by_index = {a.index: a for a in answers}
-        files = nbytes = 0
+        files = nbytes = small = 0
         for at, one in enumerate(sent):
             answer = by_index.get(at)
             if answer is None:
@@ -129,28 +136,30 @@ class Stream:
                 result.sent.add(one.gfid)
                 files += 1
                 nbytes += one.size
+                small += 0 if one.large else one.size
                 continue
             result.problems.append(problem)
         result.files += files
         result.bytes += nbytes
-        self.watch.files(files, 0)
+        self.watch.files(files, small)
 
     # ---- large files -----------------------------------------------------------------------------------------
 
     def _large(self, gfid: Gfid, fd: int, st: os.stat_result, delta: bool) -> tuple[Pending, list[_Sent]]:
         link = self.link
         ident = link.new_id()
+        self.watch.begins(gfid, self.view.index.path(gfid), st.st_size, followed=True)
         if delta:
             size = self._changed_blocks(ident, gfid, fd, st)
         else:
             link.post(Kind.FILE_BEGIN, ident, wire.encode_file_begin(wire.FileBegin(gfid, st.st_size, False)))
-            size = self._segments(ident, fd, st.st_size)
+            size = self._segments(ident, gfid, fd, st.st_size)
         stat = stat_of(st)._replace(size=size)
         pending = link.expect(ident)
         link.post(Kind.FILE_END, ident, wire.encode_file_end(stat, self._xattrs(fd)))
-        return pending, [_Sent(gfid, size, st.st_mtime_ns)]
+        return pending, [_Sent(gfid, size, st.st_mtime_ns, large=True)]
 
-    def _segments(self, ident: int, fd: int, size: int) -> int:
+    def _segments(self, ident: int, gfid: Gfid, fd: int, size: int) -> int:
         """Send what is not a hole; the size to be set in the end, less than `size` if the file shrank meanwhile."""
         buffer = bytearray(CHUNK)
         view = memoryview(buffer)
@@ -172,6 +181,8 @@ class Stream:
                     return min(size, os.fstat(fd).st_size)
                 self._data(ident, at, view[:n])
                 at += n
+                self.watch.at(gfid, at)
+        self.watch.at(gfid, size)
         return min(size, os.fstat(fd).st_size)
 
     def _data(self, ident: int, at: int, data: memoryview) -> None:
@@ -237,4 +248,5 @@ class Stream:
             elif not equal:
                 self._data(ident, at, view[:n])
             at += n
+            self.watch.at(gfid, at)
         return min(size, os.fstat(fd).st_size)

@@ -29,8 +29,9 @@ def flight_lines(brick: Brick, columns: int) -> list[Line]:
         part = item.done / item.total if item.done is not None and item.total else None
         lines.append((
             Cell(fit(cut_middle(escape(item.path), room), room)), Cell(" "), Cell(bar(part, 8), "busy"),
-            Cell(f" {percent(part):>4} ", "muted"), Cell(f"{size(item.done)}/{size(item.total)}"),
-            Cell(f"  {rate(item.rate)}", "muted"),
+            Cell(f" {percent(part):>4} ", "muted"),
+            Cell(f"{size(item.done)}/{size(item.total)}" if item.done is not None else size(item.total)),
+            Cell(f"  {rate(item.rate)}" if item.rate is not None else "  how far is not told", "muted"),
         ))  # fmt: skip
     return lines
 
@@ -40,7 +41,8 @@ def flight_note(brick: Brick) -> str:
     if brick.batch is None:
         return "no batch is running"
     if brick.batch.in_flight:
-        return plural(len(brick.batch.in_flight), "file")
+        number, named = max(brick.batch.in_flight_count, len(brick.batch.in_flight)), len(brick.batch.in_flight)
+        return plural(number, "file") + (f", the {named} oldest are named" if number > named else "")
     return f"{count(brick.batch.files[0])} of {count(brick.batch.files[1])} files done"
 
 
@@ -56,12 +58,16 @@ def batch_history(brick: Brick, zone: tzinfo | None = None) -> list[Line]:
             Cell(f"{clock(_number(doc, 'started'), zone)} ", "muted"), Cell(fit(f"batch {doc.get('id', '?')}", 11)),
             Cell(fit(duration(seconds), 7, right=True)), Cell(" "),
             Cell(fit(bar(seconds / longest if longest else 0.0, 8).replace("░", " "), 9), "busy"),
-            Cell(fit(count(_number(doc, "entries")), 6, right=True)), Cell(" entries ", "muted"),
-            Cell(fit(count(_number(doc, "files")), 6, right=True)), Cell(" files ", "muted"),
+            *_counted(_number(doc, "entries"), "entry", "entries"), *_counted(_number(doc, "files"), "file", "files"),
             Cell(size(_number(doc, "bytes"))),
             Cell(f"  ▲ {plural(failed, 'failure')}" if failed else "", "warning"),
         ))  # fmt: skip
     return lines
+
+
+def _counted(number: float, one: str, many: str) -> tuple[Cell, Cell]:
+    word = one if number == 1 else many
+    return Cell(fit(count(number), 6, right=True)), Cell(f" {word:<{len(many)}} ", "muted")
 
 
 def batches_note(brick: Brick) -> str:

@@ -43,7 +43,7 @@ def brick_fraction(brick: Brick) -> float | None:
 
 def brick_eta(brick: Brick) -> float | None:
     """Seconds until what the bar shows is full; None when it cannot be told."""
-    if crawl_fraction(brick.crawl) is not None:
+    if brick.crawl.eta is not None:
         return brick.crawl.eta
     return brick.batch.eta if brick.batch else None
 

@@ -83,6 +83,8 @@ class Batch:
     eta: float | None
     kinds: tuple[tuple[str, int], ...] = ()
     in_flight: tuple[InFlight, ...] = ()
+    in_flight_count: int = 0
+    """Files on their way in all; not all of many are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +330,7 @@ def _batch(doc: Doc | None) -> Batch | None:
         eta=doc.get("eta_seconds"),
         kinds=tuple((doc.get("kinds") or {}).items()),
         in_flight=tuple(_in_flight(item) for item in doc.get("in_flight") or ()),
+        in_flight_count=int(doc.get("in_flight_count") or len(doc.get("in_flight") or ())),
     )
 
 
@@ -362,7 +365,8 @@ def _reasons(docs: Iterable[Doc] | None) -> tuple[Reason, ...]:
 
 
 def _done(pair: Any) -> Done:
-    return (int(pair[0]), int(pair[1])) if isinstance(pair, list | tuple) and len(pair) == 2 else (0, 0)
+    # What is not known (the bytes of a batch of many files) is 0 here; nothing is divided by it or shown as a total.
+    return (int(pair[0] or 0), int(pair[1] or 0)) if isinstance(pair, list | tuple) and len(pair) == 2 else (0, 0)
 
 
 def _flag(value: Any) -> bool | None:

@@ -42,6 +42,10 @@ class Watcher:
         self.sent_files = 0
         self.sent_bytes = 0
         self.throttled = 0
+        self.flight: dict[Gfid, tuple[bytes | None, int, bool]] = {}
+        """Files on their way."""
+        self.flown: dict[Gfid, int] = {}
+        """How far each file that set out got."""
         self.stop = threading.Event()
 
     def entries(self, done: int) -> None:
@@ -51,6 +55,20 @@ class Watcher:
         """See engine.apply.Watch."""
         self.sent_files += done
         self.sent_bytes += nbytes
+
+    def begins(self, gfid: Gfid, path: bytes | None, size: int, *, followed: bool) -> None:
+        """See engine.apply.Watch."""
+        self.flight[gfid] = (path, size, followed)
+        self.flown[gfid] = 0
+
+    def at(self, gfid: Gfid, nbytes: int) -> None:
+        """See engine.apply.Watch."""
+        assert gfid in self.flight and nbytes >= self.flown[gfid]
+        self.flown[gfid] = nbytes
+
+    def ends(self, gfid: Gfid) -> None:
+        """See engine.apply.Watch."""
+        self.flight.pop(gfid, None)
 
     def throttle(self, nbytes: int) -> None:
         """See engine.apply.Watch."""
