@@ -15,7 +15,7 @@ from engine.agent.frames import Kind
 from engine.batch import Plan
 from engine.link import Link, Pending
 from engine.model import LIMBO, EngineError, EntryChange, EntryOp, Fop, Gfid, MetaOp, Outcome, Slot
-from engine.volume.tree import Gone, TreeView, stat_of, xattrs_of
+from engine.volume.base import Gone, View
 
 FRAME = 256 * 1024
 """Bytes at which a frame of operations is sent."""
@@ -94,7 +94,7 @@ class Applier:
     adoption). Raises LinkError, BrickFault; everything that hits one object only is a Problem in the result.
     """
 
-    def __init__(self, view: TreeView, link: Link, watch: Watch, *, inline: bool, xattrs: bool = True) -> None:
+    def __init__(self, view: View, link: Link, watch: Watch, *, inline: bool, xattrs: bool = True) -> None:
         self.view = view
         self.link = link
         self.watch = watch
@@ -185,7 +185,7 @@ class Applier:
             else:
                 try:
                     st = os.fstat(fd)
-                    stat = stat_of(st)
+                    stat = view.stat_of(st, fd)
                     if not _stat.S_ISREG(st.st_mode):
                         return None
                     if not self.inline or st.st_size > INLINE or st.st_blocks * 512 < st.st_size:
@@ -193,7 +193,7 @@ class Applier:
                     data = os.read(fd, st.st_size + 1) if st.st_size else b""
                     if len(data) != st.st_size:
                         return EntryOp(fop, gfid, slot, None, stat)
-                    return EntryOp(fop, gfid, slot, None, stat, None, data, xattrs_of(fd) if self.with_xattrs else {})
+                    return EntryOp(fop, gfid, slot, None, stat, None, data, view.xattrs_of(fd) if self.with_xattrs else {})
                 finally:
                     os.close(fd)
         seen = view.see(gfid)
@@ -201,7 +201,7 @@ class Applier:
             if fop == _RENAME and change.dest is not None:
                 return EntryOp(fop, gfid, slot, change.dest)
             return None
-        stat = stat_of(seen.st)
+        stat = seen.stat
         link = None
         xattrs: dict[bytes, bytes] | None = None
         if stat.is_symlink:
@@ -211,7 +211,7 @@ class Applier:
             xattrs = {}
         elif fop == _MKDIR and self.with_xattrs:
             try:
-                xattrs = xattrs_of(view.dir_fd(gfid))
+                xattrs = view.xattrs_of(view.dir_fd(gfid))
             except (Gone, PermissionError):
                 xattrs = None
         return EntryOp(fop, gfid, slot, change.dest, stat, link, None, xattrs)

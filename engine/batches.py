@@ -10,7 +10,6 @@ from engine.apply import Applier, Problem, Result
 from engine.batch import REMOVES, Plan, Source, plan
 from engine.guard import Hold, hold_id
 from engine.journal.format import JournalError
-from engine.journal.recorder import Closed, Recorder
 from engine.ledger import Failure
 from engine.link import Link
 from engine.model import NO_MARK, EngineError, Gfid, Mark
@@ -21,7 +20,7 @@ from engine.transfer.choose import parallel
 from engine.transfer.jobs import Parallel
 from engine.transfer.stream import Stream
 from engine.verify import differing
-from engine.volume.tree import TreeView
+from engine.volume.base import Closed, Feed, View
 
 if TYPE_CHECKING:
     from engine.worker import Worker
@@ -36,7 +35,7 @@ RECENT = 20_000
 class Batches:
     """The loop over batches on one connection."""
 
-    def __init__(self, worker: Worker, link: Link, view: TreeView) -> None:
+    def __init__(self, worker: Worker, link: Link, view: View) -> None:
         self.worker = worker
         self.link = link
         self.view = view
@@ -106,43 +105,41 @@ class Batches:
         worker = self.worker
         while not worker.stopping.is_set():
             worker.wake.clear()
-            recorder = worker.recorder()
+            feed = worker.feed()
             if self.link.broken is not None:
                 raise self.link.broken
             worker.forced_crawl()
             if worker.paused:
-                self._show_backlog(recorder)
+                self._show_backlog(feed)
                 self.status.paused()
                 worker.wake.wait(5)
                 continue
-            self._show(recorder)
-            self._close_for_checkpoint(recorder)
+            self._show(feed)
+            self._close_for_checkpoint(feed)
             self._jobs()
-            self._ledger(recorder)
-            self._unreadable(recorder)
-            if recorder.spilled and not recorder.take(1, 1):
-                recorder.refill(lambda: worker.primary.journal.pending(worker.primary.marks.stime))
-            closed = recorder.take(self._most(), self.options.changelog_batch_size)
+            self._ledger(feed)
+            self._unreadable(feed)
+            closed = feed.take(self._most(), self.options.changelog_batch_size)
             if closed:
-                if not self._batch(recorder, closed):
+                if not self._batch(feed, closed):
                     worker.wake.wait(5)
                 continue
-            if worker.adopting and not recorder.crawling:
+            if worker.adopting and not feed.crawling:
                 if not worker.adopted(self.link, self):
                     worker.wake.wait(5)
                     continue
                 self.applier = self._applier()
                 self.reconciler.applier = self.applier
-            if worker.recovering is not None and not recorder.crawling:
+            if worker.recovering is not None and not feed.crawling:
                 # the agent is through with it when a mark passes its start
                 if self._mark.sec >= worker.recovering:
                     worker.recovering = None
                 else:
                     worker.stopping.wait(max(0.0, worker.recovering + 2 - time.time()))
-                    recorder.close_now(10)
+                    feed.close_now(10)
                     continue
             self._directory_times()
-            if not recorder.crawling and worker.held() is None:
+            if not feed.crawling and worker.held() is None:
                 worker.caught_up = True
                 worker.on_idle()
             worker.wake.wait(min(5.0, self.worker.ledger.wait(time.time()), self._checkpoint_wait()))
@@ -154,11 +151,11 @@ class Batches:
             return 3600.0
         return max(0.0, point.time + 1 - time.time())
 
-    def _close_for_checkpoint(self, recorder: Recorder) -> None:
+    def _close_for_checkpoint(self, feed: Feed) -> None:
         """A mark reaches a checkpoint with a slice that ended after it: close it early on an idle brick (MRK-8)."""
         if self._checkpoint_wait() == 0.0:
             self.worker.flush_wanted = False
-            recorder.close_now(10)
+            feed.close_now(10)
 
     def _jobs(self) -> None:
         """Do what other threads asked for."""
@@ -180,35 +177,32 @@ class Batches:
             recent, self._recent = self._recent, {}
             self.applier.metas([g for g in recent if self.view.index.has(g)], Result())
 
-    def _show_backlog(self, recorder: Recorder) -> None:
-        count, nbytes, since = recorder.backlog()
+    def _show_backlog(self, feed: Feed) -> None:
+        count, nbytes, since = feed.backlog()
         self.status.backlog(count, nbytes, since)
 
-    def _show(self, recorder: Recorder) -> None:
-        self._show_backlog(recorder)
-        while recorder.crawls_done:
-            self.status.crawled(*recorder.crawls_done.popleft())
-        if recorder.crawling:
-            self.status.crawl("hybrid", recorder.crawl_since, recorder.differ.seen_objects, None)
-        else:
-            self.status.crawl("live", None, None, None)
+    def _show(self, feed: Feed) -> None:
+        self._show_backlog(feed)
+        while feed.crawls_done:
+            self.status.crawled(*feed.crawls_done.popleft())
+        self.status.crawl(*feed.crawl_now())
         self.status.active()
 
     # ---- one batch -------------------------------------------------------------------------------------------
 
-    def _batch(self, recorder: Recorder, closed: list[Closed]) -> bool:
+    def _batch(self, feed: Feed, closed: list[Closed]) -> bool:
         """Apply these slices; False when they are held."""
         worker, marks = self.worker, self.worker.primary.marks
         self.options = worker.options()
         real = [c for c in closed if c.changelog.size]
         if not real:
-            self._advance(recorder, closed, [])
+            self._advance(feed, closed, [])
             return True
         worker.caught_up = False
         sources, broken = self._read(real)
-        todo = plan(sources, marks.entry_stime if not recorder.crawling else NO_MARK,
+        todo = plan(sources, marks.entry_stime if not feed.crawling else NO_MARK,
                     ignore_deletes=self.options.ignore_deletes, sync_xattrs=self.options.sync_xattrs)  # fmt: skip
-        dead = [g for g in todo.removed if not self.view.index.has(g)]
+        dead = self.view.dead(todo.removed)
         failures = list(broken)
         if not self._guard(todo, dead, failures):
             return False
@@ -219,10 +213,10 @@ class Batches:
         )  # fmt: skip
         result = Result()
         started = time.monotonic()
-        self._apply(recorder, todo, result)
+        self._apply(feed, todo, result)
         failures += self._failures(result.problems)
         self.status.batch_phase("commit")
-        self._advance(recorder, closed, dead, failures)
+        self._advance(feed, closed, dead, failures)
         worker.guard.passed(time.time(), len([g for g in worker.guard.weighed(dead) if g not in todo.fresh]))
         worker.objects += len(todo.fresh) - len(dead)
         self.status.batch_end(time.monotonic() - started, len(failures))
@@ -247,17 +241,17 @@ class Batches:
                 sources.append(Source(one.changelog, one.records))
                 continue
             try:
-                decoded = self.worker.primary.journal.read(one.changelog)
+                decoded = self.worker.primary.read(one.changelog)
             except JournalError as e:
                 if e.code == "changelog-missing":
-                    self.worker.recorder().crawl(e.text)
+                    self.worker.feed().crawl(e.text)
                     continue
                 broken.append(Failure.of_changelog(one.changelog.path, f"{e.text} (offset {e.offset})", time.time()))
-                self.worker.recorder().crawl(f"{os.fsdecode(one.changelog.path)} cannot be read")
+                self.worker.feed().crawl(f"{os.fsdecode(one.changelog.path)} cannot be read")
                 continue
             if decoded.torn is not None:
                 broken.append(Failure.of_changelog(one.changelog.path, f"torn at offset {decoded.torn.offset}: {decoded.torn.reason}", time.time()))
-                self.worker.recorder().crawl(f"{os.fsdecode(one.changelog.path)} is torn")
+                self.worker.feed().crawl(f"{os.fsdecode(one.changelog.path)} is torn")
             sources.append(Source(one.changelog, list(decoded.records)))
         return sources, broken
 
@@ -301,9 +295,9 @@ class Batches:
             todo.check.pop(gfid, None)
             todo.fresh.discard(gfid)
 
-    def _apply(self, recorder: Recorder, todo: Plan, result: Result) -> None:
+    def _apply(self, feed: Feed, todo: Plan, result: Result) -> None:
         """Entries, then content, then attributes; what fails is settled with the primary's state of now."""
-        with recorder.turn:
+        with feed.turn:
             self.status.batch_phase("entry")
             self.applier.entries(todo, result)
             self.status.batch_phase("data")
@@ -315,7 +309,7 @@ class Batches:
                 return
             if result.gone:
                 # not where the index had them: the next slice knows where they are
-                recorder.close_now(30)
+                feed.close_now(30)
             # what is in the index no more has vanished: its removal is on its way (SYN-6)
             moved = [g for g in dict.fromkeys(result.gone) if self.view.index.has(g)]
             again = [Problem(g, None, "DATA", 0, "moved") for g in moved]
@@ -392,7 +386,7 @@ class Batches:
     # ---- commit ----------------------------------------------------------------------------------------------
 
     def _advance(
-        self, recorder: Recorder, closed: list[Closed], dead: list[Gfid], failures: list[Failure] | None = None
+        self, feed: Feed, closed: list[Closed], dead: list[Gfid], failures: list[Failure] | None = None
     ) -> None:
         """MRK-6: the secondary's commit, then the ledger, then the mark, then the changelogs are done with."""
         marks = self.worker.primary.marks
@@ -416,8 +410,8 @@ class Batches:
             marks.advance(mark, mark)
             self._mark = mark
             self.status.synced(mark)
-        self.worker.primary.journal.done_many(real)
-        recorder.done(len(closed))
+        self.worker.primary.done(real)
+        feed.done(len(closed))
         self.status.failures(self.worker.ledger.size, self.worker.ledger.oldest)
 
     def commit_now(self, *, purge_foreign: bool) -> None:
@@ -428,8 +422,8 @@ class Batches:
     def recover_limbo(self) -> None:
         """What an earlier connection displaced and did not purge: gone on the primary, or wanted by a later slice."""
         waiting = self.link.call("limbo", {}).get("objects", [])
-        recorder = self.worker.recorder()
-        if recorder.crawling or not waiting:
+        feed = self.worker.feed()
+        if feed.crawling or not waiting:
             return  # the crawl may find it elsewhere
         kept = self.worker.ledger.rejected()
         dead = [o["gfid"] for o in waiting
@@ -439,9 +433,9 @@ class Batches:
 
     # ---- the ledger ------------------------------------------------------------------------------------------
 
-    def _unreadable(self, recorder: Recorder) -> None:
+    def _unreadable(self, feed: Feed) -> None:
         """What can't be listed can't be replicated: into the ledger, not into silence (CRW-6)."""
-        found = recorder.unreadable()
+        found = feed.unreadable()
         if not found:
             return
         now = time.time()
@@ -471,12 +465,12 @@ class Batches:
             problem.gfid, path, problem.operation, problem.errno, problem.text, time.time(), here, there
         )
 
-    def _ledger(self, recorder: Recorder) -> None:
+    def _ledger(self, feed: Feed) -> None:
         """Retry what is due: the secondary is made to match the primary's state of now (ERR-3)."""
         due = self.worker.ledger.due(time.time())
         if not due:
             return
-        recorder.rewalk([bytes.fromhex(f.gfid) for f in due if f.operation == "LIST"])
+        feed.rewalk([bytes.fromhex(f.gfid) for f in due if f.operation == "LIST"])
         problems = [Problem(bytes.fromhex(f.gfid), None, "RETRY", f.errno, f.message) for f in due
                     if f.kind in ("object", "rejected-delete")]  # fmt: skip
         result = Result()
@@ -485,7 +479,7 @@ class Batches:
         self.commit_now(purge_foreign=True)
         cleared = [f.id for f in due if f.kind in ("object", "rejected-delete") and bytes.fromhex(f.gfid) not in left
                    and bytes.fromhex(f.gfid) not in gone]  # fmt: skip
-        if any(f.kind == "changelog" for f in due) and not recorder.crawling:
+        if any(f.kind == "changelog" for f in due) and not feed.crawling:
             cleared += [f.id for f in due if f.kind == "changelog"]
         again = self._failures(list(left.values()))
         if again:

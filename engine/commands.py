@@ -287,7 +287,7 @@ def verify_brick(session: Session, brick: Brick, content: bool, repair: bool, st
 
     view = brick.primary.view()
     try:
-        excluded = worker.recorder().differ.excluded_with(view.index)
+        excluded = brick.primary.excluded(view)
         comparison = Comparison(view, link, content=content, xattrs=session.config.options.sync_xattrs,
                                 stop=worker.stopping, progress=progress, excluded=excluded)  # fmt: skip
         report = comparison.run()
@@ -317,9 +317,7 @@ def verify_brick(session: Session, brick: Brick, content: bool, repair: bool, st
             brick.status.last_verify["different"] = len(found) - state["repaired"]
         brick.status.save()
     finally:
-        view.close()
-        view.index.close()
-        os.close(view.root_fd)
+        view.end()
 
 
 METHODS: dict[str, Callable[[Any, Params, str], Params]] = {

@@ -11,7 +11,7 @@ from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
 from engine.link import Link, RemoteError
 from engine.model import LIMBO, ROOT, Gfid, Slot
 from engine.transfer.base import Transfer
-from engine.volume.tree import Gone, TreeView, stat_of
+from engine.volume.base import Gone, View
 
 ROUNDS = 10
 """Rounds without progress after which what is left goes to the ledger (CON-6)."""
@@ -31,7 +31,7 @@ class Reconciler:
 
     def __init__(
         self,
-        view: TreeView,
+        view: View,
         link: Link,
         applier: Applier,
         transfer: Transfer,
@@ -122,7 +122,7 @@ class Reconciler:
         for parent in {r.parent for r in rows}:
             self._parents(parent, meta)
             meta[parent] = None
-        stat = stat_of(seen.st)
+        stat = seen.stat
         link = None
         if stat.is_symlink:
             try:
@@ -156,7 +156,7 @@ class Reconciler:
             seen = self.view.see(missing)
             if row is None or seen is None:
                 return
-            self.link.call("place", place_params(missing, [row.slot], stat_of(seen.st), None))
+            self.link.call("place", place_params(missing, [row.slot], seen.stat, None))
             self.decided(Decision(missing, "CON-5", f"parent {row.name!r} was missing, made from the primary's"))
             meta[missing] = None
 

@@ -11,7 +11,7 @@ from typing import Any
 from engine.agent.handles import kind_word
 from engine.link import Link, RemoteError
 from engine.model import Gfid
-from engine.volume.tree import Gone, TreeView
+from engine.volume.base import Gone, View
 
 ABSENT = "absent"
 PAGE = 200
@@ -33,7 +33,7 @@ def words(mode: int, size: int, mtime_ns: int, uid: int, gid: int, names: int = 
     return ", ".join(parts)
 
 
-def primary_state(view: TreeView, gfid: Gfid) -> str:
+def primary_state(view: View, gfid: Gfid) -> str:
     """What the primary has of it now; "absent" when it is nowhere in the tree."""
     try:
         seen = view.see(gfid)
@@ -43,8 +43,8 @@ def primary_state(view: TreeView, gfid: Gfid) -> str:
         return f"cannot be looked at: {e.strerror or os.strerror(e.errno or 0)}"
     if seen is None:
         return ABSENT
-    st = seen.st
-    return words(st.st_mode, st.st_size, st.st_mtime_ns, st.st_uid, st.st_gid, st.st_nlink)
+    st = seen.stat
+    return words(st.mode, st.size, st.mtime_ns, st.uid, st.gid, len(view.index.rows(gfid)))
 
 
 def secondary_states(link: Link, gfids: Sequence[Gfid]) -> dict[Gfid, str]:

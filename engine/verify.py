@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.link import Link
-from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Slot, gfid_text
-from engine.volume.tree import Gone, TreeView, xattrs_of
+from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Slot, Stat, gfid_text
+from engine.volume.base import Gone, View
 
 _PAGE = 1000
 _HASH = 256
@@ -51,7 +51,7 @@ def digest_file(fd: int) -> bytes:
     return digest.digest()
 
 
-def differing(view: TreeView, link: Link, gfids: list[Gfid]) -> list[Gfid]:
+def differing(view: View, link: Link, gfids: list[Gfid]) -> list[Gfid]:
     """Those files whose content is not the same on both sides; files unknown there count as different (CHG-7)."""
     out: list[Gfid] = []
     for i in range(0, len(gfids), _HASH):
@@ -83,7 +83,7 @@ class Comparison:
     changes so far have been synced.
     """
 
-    def __init__(self, view: TreeView, link: Link, *, content: bool, xattrs: bool, stop: threading.Event,
+    def __init__(self, view: View, link: Link, *, content: bool, xattrs: bool, stop: threading.Event,
                  progress: Callable[[int], None], excluded: Callable[[Gfid, bytes, bool], bool] | None = None) -> None:  # fmt: skip
         self.view = view
         self.link = link
@@ -124,7 +124,7 @@ class Comparison:
                 return out
             if seen is None:
                 continue
-            is_dir = _stat.S_ISDIR(seen.st.st_mode)
+            is_dir = seen.stat.is_dir
             if self.excluded is not None and self.excluded(gfid, name, is_dir):
                 theirs.pop(name, None)
                 continue
@@ -134,15 +134,17 @@ class Comparison:
             if other is None:
                 out.append(Difference(below, "missing on the secondary", seen.gfid, slot))
                 continue
-            what = self._compare(seen.st, seen.gfid, slot, other)
+            what = self._compare(seen.stat, seen.gfid, slot, other)
             if what:
                 out.append(Difference(below, what, seen.gfid, slot))
-            elif self.content and _stat.S_ISREG(seen.st.st_mode):
+            elif self.content and seen.stat.is_file:
                 hash_later.append((seen.gfid, below, slot))
             if is_dir and todo is not None and other["kind"] == _stat.S_IFDIR:
                 todo.append((seen.gfid, below))
         for name, other in theirs.items():
             if self.excluded is not None and self.excluded(gfid, name, other["kind"] == _stat.S_IFDIR):
+                continue
+            if self.view.elsewhere(Slot(gfid, name)):
                 continue
             below = path + b"/" + name if path else name
             out.append(Difference(below, "only on the secondary", None, Slot(gfid, name)))
@@ -152,22 +154,22 @@ class Comparison:
             out += [Difference(p, "content differs", g, s) for g, p, s in hash_later if g in bad]
         return out
 
-    def _compare(self, st: os.stat_result, gfid: Gfid, slot: Slot, other: dict[str, Any]) -> str:
+    def _compare(self, st: Stat, gfid: Gfid, slot: Slot, other: dict[str, Any]) -> str:
         wrong: list[str] = []
         if other["gfid"] != gfid:
             wrong.append("another object" if other["gfid"] else "unknown object")
-        if _stat.S_IFMT(st.st_mode) != other["kind"]:
+        if _stat.S_IFMT(st.mode) != other["kind"]:
             return "another type"
         kind = other["kind"]
-        if kind == _stat.S_IFREG and st.st_size != other["size"]:
-            wrong.append(f"size {other['size']} for {st.st_size}")
-        if st.st_mtime_ns != other["mtime_ns"]:
+        if kind == _stat.S_IFREG and st.size != other["size"]:
+            wrong.append(f"size {other['size']} for {st.size}")
+        if st.mtime_ns != other["mtime_ns"]:
             wrong.append("mtime")
-        if kind != _stat.S_IFLNK and _stat.S_IMODE(st.st_mode) != _stat.S_IMODE(other["mode"]):
-            wrong.append(f"mode {_stat.S_IMODE(other['mode']):o} for {_stat.S_IMODE(st.st_mode):o}")
-        if (st.st_uid, st.st_gid) != (other["uid"], other["gid"]):
+        if kind != _stat.S_IFLNK and _stat.S_IMODE(st.mode) != _stat.S_IMODE(other["mode"]):
+            wrong.append(f"mode {_stat.S_IMODE(other['mode']):o} for {_stat.S_IMODE(st.mode):o}")
+        if (st.uid, st.gid) != (other["uid"], other["gid"]):
             wrong.append("owner")
-        if kind in (_stat.S_IFCHR, _stat.S_IFBLK) and st.st_rdev != other["rdev"]:
+        if kind in (_stat.S_IFCHR, _stat.S_IFBLK) and st.rdev != other["rdev"]:
             wrong.append("device number")
         if kind == _stat.S_IFLNK:
             try:
@@ -179,7 +181,7 @@ class Comparison:
             try:
                 fd = self.view.dir_fd(gfid) if kind == _stat.S_IFDIR else self.view.open_slot(slot, gfid)
                 try:
-                    if xattrs_of(fd) != other["xattrs"]:
+                    if self.view.xattrs_of(fd) != other["xattrs"]:
                         wrong.append("xattrs")
                 finally:
                     if kind != _stat.S_IFDIR:

@@ -13,7 +13,6 @@ from typing import Any
 from engine.apply import BRICK_HINTS, Problem, Result
 from engine.batches import Batches
 from engine.guard import DeleteGuard, Hold, hold_id
-from engine.journal.recorder import Recorder
 from engine.ledger import Ledger
 from engine.link import Link, SshTarget, connect
 from engine.model import NO_MARK, EngineError, Mark, Slot
@@ -21,8 +20,7 @@ from engine.options import Options
 from engine.reconcile import Decision, slot_params
 from engine.status import BrickStatus
 from engine.transfer.limit import Bandwidth
-from engine.volume.primary import TreePrimary
-from engine.volume.tree import TreeView
+from engine.volume.base import Feed, Primary, View
 
 FATAL = frozenset((
     "host-key-changed", "host-key-unknown", "ssh-denied", "ssh-resolve", "no-python", "python-old", "other-session",
@@ -67,7 +65,7 @@ class Job:
 
 
 class Worker:
-    """Replicates one tree brick in a thread of its own until stopped; a fault is shown and retried (ERR-4).
+    """Replicates one brick in a thread of its own until stopped; a fault is shown and retried (ERR-4).
 
     `options` gives the configuration of now; `log(level, text)` and `event(name, fields)` publish. `on_idle` is called
     when all that is recorded is on the secondary.
@@ -76,7 +74,7 @@ class Worker:
     def __init__(
         self,
         seat: Seat,
-        primary: TreePrimary,
+        primary: Primary,
         options: Callable[[], Options],
         status: BrickStatus,
         ledger: Ledger,
@@ -198,10 +196,10 @@ class Worker:
     def settle(self, timeout: float) -> bool:
         """Wait until the changes so far are on the secondary; False when that took longer than `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        recorder = self.recorder()
-        recorder.close_now(timeout)
+        feed = self.feed()
+        feed.close_now(timeout)
         while time.monotonic() < deadline and not self.stopping.is_set():
-            if recorder.backlog()[0] == 0:
+            if feed.backlog()[0] == 0:
                 return True
             self.stopping.wait(0.05)
         return False
@@ -280,7 +278,7 @@ class Worker:
              "primary": self.seat.primary_text, "node": self.seat.node},
         )  # fmt: skip
         self.link = link
-        view: TreeView | None = None
+        view: View | None = None
         try:
             if self.seat.dry_run:
                 self._dry_run(hello)
@@ -298,9 +296,7 @@ class Worker:
             self.link = None
             link.close()
             if view is not None:
-                view.close()
-                view.index.close()
-                os.close(view.root_fd)
+                view.end()
 
     def _dry_run(self, hello: dict[str, Any]) -> None:
         """Count what a start would do, changing nothing on either side (SAFE-2)."""
@@ -332,13 +328,13 @@ class Worker:
         self._recorder_error = error
         self.wake.set()
 
-    def recorder(self) -> Recorder:
-        """The running recorder. Raises what ended it, or Restart."""
+    def feed(self) -> Feed:
+        """The running feed. Raises what ended it, or Restart."""
         if self._target is not None:
             raise Restart()
         self._check_recorder()
-        assert self.primary.recorder is not None
-        return self.primary.recorder
+        assert self.primary.feed is not None
+        return self.primary.feed
 
     # ---- register --------------------------------------------------------------------------------------------
 
@@ -369,7 +365,7 @@ class Worker:
                                     "comparing it anew")  # fmt: skip
                 self.event("secondary restored", {"mark": str(copy), "ours": str(marks.stime)})
                 clear = self._adopting = restored = True
-            elif self.primary.recorder is None and self.primary.index_lost():
+            elif self.primary.feed is None and self.primary.index_lost():
                 clear = self._adopting = restored = True
         elif not (fresh and empty) or marks.stime != NO_MARK:
             clear = True
@@ -388,13 +384,13 @@ class Worker:
         self.objects = 0 if clear else int(begun.get("objects") or 0)
         self.status.connected(secondary_node=str(hello.get("node") or seat.target.host or seat.node))
         self.status.secondary_free(hello.get("statfs"))
-        recorder = self.primary.recorder
-        if recorder is None:
+        feed = self.primary.feed
+        if feed is None:
             self.primary.start(
                 self.options, adopt=seat.adopt, clear=clear, on_closed=self.wake.set, on_error=self._recorder_failed,
             )  # fmt: skip
         elif clear:
-            recorder.crawl("the secondary is compared anew", clear=True)
+            feed.crawl("the secondary is compared anew", clear=True)
 
     def adopted(self, link: Link, batches: Batches) -> bool:
         """The adoption crawl is through: remove what the primary does not have, then live as usual (CRW-8).
@@ -452,7 +448,7 @@ class Worker:
         with self._lock:
             reason, self._forced = self._forced, None
         if reason is not None:
-            self.recorder().crawl(reason)
+            self.feed().crawl(reason)
 
     @property
     def adopting(self) -> bool:

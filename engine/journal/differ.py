@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from engine.agent.index import Index, Row
 from engine.model import LIMBO, ROOT, DataChange, EntryChange, Fop, Gfid, MetaChange, Record, Slot
-from engine.volume.tree import Gone, Seen, TreeView
+from engine.volume.base import Gone
+from engine.volume.tree import Seen, TreeView
 
 DATA, META, ENTRY = 1, 2, 4
 """Flags of a dirty slot or object: content, attributes, the name itself."""

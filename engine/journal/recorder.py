@@ -7,15 +7,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from engine.agent.index import Index
 from engine.journal.differ import Differ
 from engine.journal.dirty import DATA, META, Source, WatchLimit
 from engine.journal.writer import JournalWriter
-from engine.model import Changelog, EngineError, Gfid, Record
+from engine.model import Changelog, EngineError, Gfid
+from engine.volume.base import Closed, Crawling, Gone
 from engine.volume.handles import RootError, RootIdentity
-from engine.volume.tree import Gone, TreeView
+from engine.volume.tree import TreeView
 
 PARTS_AHEAD = 48
 """Slices a walk may be ahead of the worker: more would only lie on the disk."""
@@ -37,29 +37,14 @@ READY = 20_000
 """Closed slices kept in memory for the worker; what is beyond is found on the disk again (SAFE-6)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A closed slice. `complete`: with it, everything up to its suffix is in the journal (no walk is pending).
-
-    `since` is the unix time of its oldest change, None where that is not known (a walk, a heartbeat).
-    """
-
-    changelog: Changelog
-    complete: bool
-    since: float | None = None
-    at: float = 0.0
-    """Unix time before which every change is in this slice or an earlier one; suffixes may run ahead of the clock."""
-    records: list[Record] | None = None
-    """What was written, for a worker that keeps up; None where it has to be read from the file."""
-
-
 class Recorder:
     """Closes slices of one brick, in a thread of its own.
 
     The differ's index belongs to that thread. `on_closed` is called there after each closed slice, `on_error` once
     when recording has ended with an error (the root is gone or another, the journal cannot be written).
     `full()` says that the journal may not grow further (SAFE-6); it is asked every few seconds. `scrub()` gives the
-    interval of scrubs in seconds (0: none) and their rate in objects per second (CRW-9).
+    interval of scrubs in seconds (0: none) and their rate in objects per second (CRW-9). `pending()` lists what is on
+    the disk and not synced; it is called by `take`.
     """
 
     def __init__(
@@ -78,6 +63,7 @@ class Recorder:
         log: Callable[[str, str], None],
         full: Callable[[], bool],
         scrub: Callable[[], tuple[float, int]],
+        pending: Callable[[], list[Changelog]],
     ) -> None:
         self.root = root
         self.view = view
@@ -92,6 +78,7 @@ class Recorder:
         self.log = log
         self.full = full
         self.scrub = scrub
+        self.pending = pending
         self.stopped_full = False
         """The journal is at its limit: nothing is recorded until there is room, then a hybrid crawl closes the hole."""
         self._checked = 0.0
@@ -190,16 +177,18 @@ class Recorder:
             self._flushed.notify_all()
         self.source.wake.set()
 
-    def refill(self, pending: Callable[[], list[Changelog]]) -> None:
+    def _refill(self) -> None:
         """After slices were closed that did not fit in memory: take up what is on the disk again."""
-        with self._lock:
-            last = self._ready[-1].changelog if self._ready else None
-            found = [c for c in pending() if c.size and (last is None or c > last)]
+        if not self.spilled or self._ready:
+            return
+        with self._lock:  # nothing may close between the look at the disk and the end of `spilled`
+            found = [c for c in self.pending() if c.size]
             self._ready.extend(Closed(c, c.part == 0, None, written(c)) for c in found[:READY])
             self.spilled = len(found) > READY
 
     def take(self, most: int, most_bytes: int) -> list[Closed]:
         """The next closed slices, in order, for one batch; they stay until `done`."""
+        self._refill()
         with self._lock:
             out: list[Closed] = []
             size = 0
@@ -239,6 +228,12 @@ class Recorder:
     def crawling(self) -> bool:
         """Is a hybrid crawl wanted or under way?"""
         return self.crawl_reason is not None
+
+    def crawl_now(self) -> Crawling:
+        """What is shown as the crawl."""
+        if self.crawling:
+            return Crawling("hybrid", self.crawl_since, self.differ.seen_objects)
+        return Crawling("live")
 
     # ---- the thread ------------------------------------------------------------------------------------------
 

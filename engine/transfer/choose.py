@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +15,12 @@ from engine.transfer.rsync import RsyncTransfer
 from engine.transfer.staged import clear_stages
 from engine.transfer.stream import Stream
 from engine.transfer.tarssh import TarTransfer
-from engine.volume.tree import TreeView
+from engine.volume.base import View
 
 
 def parallel(
     options: Callable[[], Options],
-    new_view: Callable[[], TreeView],
+    new_view: Callable[[], View],
     link: Link,
     watch: Watch,
     *,
@@ -39,18 +38,13 @@ def parallel(
     """
     clear_stages(state)
 
-    def stream(view: TreeView) -> Stream:
+    def stream(view: View) -> Stream:
         now = options()
         return Stream(view, link, watch, delta_threshold=now.delta_threshold, xattrs=now.sync_xattrs)
 
     def make() -> Engine:
         now = options()
         view = new_view()
-
-        def close() -> None:
-            view.close()
-            view.index.close()
-            os.close(view.root_fd)
 
         engine: Transfer
         if now.sync_method == "tarssh":
@@ -66,6 +60,6 @@ def parallel(
                 xattrs=now.sync_xattrs, command=now.rsync_command, options=tuple(shlex.split(now.rsync_options)),
                 existing=now.rsync_opt_existing,
             )  # fmt: skip
-        return Engine(engine, close)
+        return Engine(engine, view.end)
 
     return Parallel(make, lambda: options().sync_jobs, name)

@@ -15,7 +15,7 @@ from engine.transfer.base import Transfer
 from engine.transfer.children import Child, Children
 from engine.transfer.remote import ssh_words, stage_command
 from engine.transfer.staged import Stage, Staged
-from engine.volume.tree import TreeView
+from engine.volume.base import View
 
 # Runs as rsync's "remote shell". What rsync sends goes by `cat` into a pipe of ours, and comes back by another one, so
 # that the limit holds for it; ssh, or for a secondary on this machine the rsync of its side, answers rsync directly.
@@ -68,7 +68,7 @@ class RsyncTransfer(Staged):
 
     def __init__(
         self,
-        view: TreeView,
+        view: View,
         link: Link,
         watch: Watch,
         fallback: Transfer,

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, Watch, brick_fault
 from engine.link import Link, RemoteError, SshTarget
-from engine.model import ROOT, EngineError, Gfid
+from engine.model import EngineError, Gfid
 from engine.transfer.base import Transfer
 from engine.transfer.children import Child, TransferError
-from engine.volume.tree import Gone, TreeView
+from engine.volume.base import Gone, View
 
 GROUP = 10_000
 """Files in one staging directory at most: its replies must fit into a frame."""
@@ -77,7 +77,7 @@ class Staged(ABC):
 
     def __init__(
         self,
-        view: TreeView,
+        view: View,
         link: Link,
         watch: Watch,
         fallback: Transfer,
@@ -99,7 +99,6 @@ class Staged(ABC):
         self.timeout = timeout
         self._stages = os.path.join(os.fsencode(state), b"stage")
         self._applier = Applier(view, link, watch, inline=False, xattrs=xattrs)
-        self._directories: dict[Gfid, bytes | None] = {}
 
     @abstractmethod
     def carry(self, stage: Stage, names: list[str], whole: bool) -> str:
@@ -189,9 +188,7 @@ class Staged(ABC):
 
     def _sources(self, gfids: Iterable[Gfid], result: Result, others: dict[Gfid, str]) -> dict[Gfid, Source]:
         """Where these files are now. Vanished ones are gone, or success where the index knows it (SYN-6)."""
-        self._directories.clear()
-        here, ours = os.stat(self.root), os.fstat(self.view.root_fd)
-        if (here.st_dev, here.st_ino) != (ours.st_dev, ours.st_ino):
+        if self.view.moved(self.root):
             others.update((gfid, "the primary's directory is not where it was") for gfid in gfids)
             return {}
         found: dict[Gfid, Source] = {}
@@ -211,39 +208,19 @@ class Staged(ABC):
     def _source(self, gfid: Gfid, others: dict[Gfid, str]) -> Source | None:
         """The file in one of its slots, under a path that leads there; None: not this way, or no regular file."""
         long = 0
-        for row in self.view.index.rows(gfid):
-            try:
-                seen = self.view.look(row.parent, row.name)
-            except Gone:
-                continue
-            if seen is None or seen.gfid != gfid:
-                continue
-            if not _stat.S_ISREG(seen.st.st_mode):
+        for path, st in self.view.paths(gfid, self.root):
+            if not _stat.S_ISREG(st.st_mode):
                 return None
-            directory = self._directory(row.parent)
-            if directory is None:
-                continue
-            path = os.path.join(directory, row.name)
             if len(path) > LONGEST_PATH:
                 long = len(path)
                 continue
             source = _look(path)
-            if source is not None and (source.device, source.inode) == (seen.st.st_dev, seen.st.st_ino):
+            if source is not None and (source.device, source.inode) == (st.st_dev, st.st_ino):
                 return source
         if not long:
             raise Gone(gfid)
         others[gfid] = f"its path has {long} bytes"
         return None
-
-    def _directory(self, gfid: Gfid) -> bytes | None:
-        """The absolute path of a directory by the index, None when it is not known."""
-        if gfid == ROOT:
-            return self.root
-        if gfid not in self._directories:
-            row = self.view.index.row(gfid)
-            above = None if row is None else self._directory(row.parent)
-            self._directories[gfid] = None if row is None or above is None else os.path.join(above, row.name)
-        return self._directories[gfid]
 
     @contextlib.contextmanager
     def _staged_here(self, sources: dict[Gfid, Source], others: dict[Gfid, str]) -> Iterator[bytes]:

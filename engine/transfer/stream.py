@@ -15,7 +15,7 @@ from engine.agent.frames import Frame, Kind
 from engine.apply import BRICK_ERRNOS, FRAME, INLINE, WINDOW, Problem, Result, Watch, brick_fault, owner_only
 from engine.link import Link, Pending, RemoteError
 from engine.model import Gfid
-from engine.volume.tree import Gone, TreeView, stat_of, xattrs_of
+from engine.volume.base import Gone, View
 
 CHUNK = 1 << 20
 """Bytes of a large file in one frame."""
@@ -39,7 +39,7 @@ class Stream:
     """Sends content over the link of the brick. Used by one thread."""
 
     def __init__(
-        self, view: TreeView, link: Link, watch: Watch, *, delta_threshold: int, xattrs: bool = True
+        self, view: View, link: Link, watch: Watch, *, delta_threshold: int, xattrs: bool = True
     ) -> None:
         self.view = view
         self.link = link
@@ -82,7 +82,7 @@ class Stream:
                     if len(data) != st.st_size:  # it changes as we look: take it as it is now
                         st = os.fstat(fd)
                         data = os.pread(fd, max(st.st_size, 1), 0)
-                    stat = stat_of(st)._replace(size=len(data))
+                    stat = self.view.stat_of(st, fd)._replace(size=len(data))
                     puts.append(wire.encode_put(wire.Put(gfid, stat, self._xattrs(fd), data)))
                     sent.append(_Sent(gfid, len(data), st.st_mtime_ns))
                     size += len(puts[-1])
@@ -102,7 +102,7 @@ class Stream:
             self._done(*flight.popleft(), result)
 
     def _xattrs(self, fd: int) -> dict[bytes, bytes] | None:
-        return xattrs_of(fd) if self.with_xattrs else None
+        return self.view.xattrs_of(fd) if self.with_xattrs else None
 
     def _done(self, pending: Pending, sent: list[_Sent], result: Result) -> None:
         try:
@@ -154,7 +154,7 @@ class Stream:
         else:
             link.post(Kind.FILE_BEGIN, ident, wire.encode_file_begin(wire.FileBegin(gfid, st.st_size, False)))
             size = self._segments(ident, gfid, fd, st.st_size)
-        stat = stat_of(st)._replace(size=size)
+        stat = self.view.stat_of(st, fd)._replace(size=size)
         pending = link.expect(ident)
         link.post(Kind.FILE_END, ident, wire.encode_file_end(stat, self._xattrs(fd)))
         return pending, [_Sent(gfid, size, st.st_mtime_ns, large=True)]

@@ -6,18 +6,20 @@ import json
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from engine.agent.index import Index, IndexError_
 from engine.filters import Filters
 from engine.journal.differ import Differ
+from engine.journal.format import Decoded
 from engine.journal.reader import Journal
-from engine.journal.recorder import Closed, Recorder, written
+from engine.journal.recorder import Recorder, written
 from engine.journal.sources import open_source
 from engine.journal.writer import JournalWriter
 from engine.marks import MarkFile
-from engine.model import DataChange, EngineError, EntryChange, Fop, Gfid, Mark, MetaChange
+from engine.model import Changelog, DataChange, EngineError, EntryChange, Fop, Gfid, Mark, MetaChange
 from engine.options import Options
+from engine.volume.base import Closed, View
 from engine.volume.handles import RootError, RootIdentity, can_open_by_handle
 from engine.volume.tree import TreeView, open_root
 
@@ -26,6 +28,8 @@ Log = Callable[[str, str], None]
 
 class TreePrimary:
     """One tree that is replicated. `open` before use; one recorder at a time."""
+
+    kind = "tree"
 
     def __init__(self, root: bytes, state: str, log: Log) -> None:
         self.root = root
@@ -37,7 +41,7 @@ class TreePrimary:
         os.makedirs(state, mode=0o700, exist_ok=True)
         self._facts = os.path.join(state, "brick.json")
         self.marks = MarkFile(os.path.join(state, "marks.json"))
-        self.recorder: Recorder | None = None
+        self.feed: Recorder | None = None
         self.first_run = not os.path.exists(self._facts)
         self.brick_id = self._identify()
         where = os.fsencode(os.path.join(state, "journal"))
@@ -95,6 +99,24 @@ class TreePrimary:
             self._keep({**facts, "identity": now.text})
         return now
 
+    def paired(self, hello: dict[str, object]) -> None:
+        """A tree has nothing to learn of its secondary."""
+        del hello
+
+    def excluded(self, view: View) -> Callable[[Gfid, bytes, bool], bool] | None:
+        """Include and exclude patterns as a question about one name (CRW-10), None where there are none."""
+        if self.feed is None or not isinstance(view, TreeView):
+            return None
+        return self.feed.differ.excluded_with(view.index)
+
+    def read(self, changelog: Changelog) -> Decoded:
+        """The records of a slice. Raises JournalError."""
+        return self.journal.read(changelog)
+
+    def done(self, changelogs: Iterable[Changelog]) -> None:
+        """These are on the secondary: into the archive (CHG-11). Raises OSError."""
+        self.journal.done_many(changelogs)
+
     def view(self, index: Index | None = None, root_fd: int | None = None) -> TreeView:
         """A view for one thread, with a connection to the index of its own."""
         fd = root_fd if root_fd is not None else open_root(self.root)
@@ -128,6 +150,7 @@ class TreePrimary:
             full=lambda: self.journal_size() > current().state_limit,
             scrub=lambda: (current().scrub_interval, current().scrub_rate),
             on_closed=on_closed, on_error=on_error, log=self.log,
+            pending=lambda: self.journal.pending(self.marks.stime),
         )  # fmt: skip
         floor = index.fact("walk_since")
         stime = self.marks.stime
@@ -150,7 +173,7 @@ class TreePrimary:
         else:
             reason = "changes while the engine was not running"
         recorder.start(reason, clear=clear)
-        self.recorder = recorder
+        self.feed = recorder
         self.log("info", f"recording with {source.name}")
         return recorder
 
@@ -208,9 +231,7 @@ class TreePrimary:
                         out["bytes"] += row.size
         finally:
             index.rollback()
-            view.close()
-            index.close()
-            os.close(view.root_fd)
+            view.end()
         return out
 
     def _filter(self, filters: Filters | None) -> Callable[[Index], Callable[[Gfid, bytes, bool], bool]] | None:
@@ -229,11 +250,9 @@ class TreePrimary:
 
     def stop(self) -> None:
         """Stop recording."""
-        if self.recorder is not None:
-            self.recorder.stop()
-            self.recorder.view.close()
-            self.recorder.index.close()
-            os.close(self.recorder.view.root_fd)
-            self.recorder = None
+        if self.feed is not None:
+            self.feed.stop()
+            self.feed.view.end()
+            self.feed = None
 
 

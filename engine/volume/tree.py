@@ -6,10 +6,12 @@ import errno
 import os
 import stat as _stat
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from engine.agent.index import Index, Row
 from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Slot, Stat
+from engine.volume.base import Gone
 from engine.volume.handles import gfid_of, name_to_handle, open_by_handle
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -19,16 +21,17 @@ _XATTR_PREFIXES = (b"user.",)
 _XATTR_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
-class Gone(Exception):
-    """The object is not where it was known to be, or nowhere: look again at the next slice."""
-
-
 class Seen(NamedTuple):
     """What the disk holds in a slot."""
 
     gfid: Gfid
     handle: bytes
     st: os.stat_result
+
+    @property
+    def stat(self) -> Stat:
+        """The part of it that travels."""
+        return stat_of(self.st)
 
 
 def stat_of(st: os.stat_result) -> Stat:
@@ -72,6 +75,7 @@ class TreeView:
         self.by_handle = by_handle
         self._fds: OrderedDict[Gfid, int] = OrderedDict()
         self._most = fds
+        self._directories: dict[Gfid, bytes | None] = {}
         self.device = os.fstat(root_fd).st_dev
 
     def close(self) -> None:
@@ -267,6 +271,57 @@ class TreeView:
             finally:
                 os.close(fd)
         raise Gone(gfid)
+
+    def stat_of(self, st: os.stat_result, fd: int) -> Stat:
+        """What travels of the stat of an open file."""
+        del fd
+        return stat_of(st)
+
+    def xattrs_of(self, fd: int) -> dict[bytes, bytes]:
+        """What travels of the xattrs of an open file or directory."""
+        return xattrs_of(fd)
+
+    def elsewhere(self, slot: Slot) -> bool:
+        """A tree is one brick: nothing is elsewhere."""
+        del slot
+        return False
+
+    def dead(self, gfids: Iterable[Gfid]) -> list[Gfid]:
+        """Those objects that are not in the index any more."""
+        return [g for g in gfids if not self.index.has(g)]
+
+    def end(self) -> None:
+        """Close every directory, the index and the root."""
+        self.close()
+        self.index.close()
+        os.close(self.root_fd)
+
+    def moved(self, root: bytes) -> bool:
+        """Is another directory than this view's at that path now?"""
+        self._directories.clear()
+        here, ours = os.stat(root), os.fstat(self.root_fd)
+        return (here.st_dev, here.st_ino) != (ours.st_dev, ours.st_ino)
+
+    def paths(self, gfid: Gfid, root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+        """The paths below `root` that lead to an object now, with what was seen there; see `moved`."""
+        for row in self.index.rows(gfid):
+            try:
+                seen = self.look(row.parent, row.name)
+            except Gone:
+                continue
+            directory = self._directory(row.parent, root)
+            if seen is not None and seen.gfid == gfid and directory is not None:
+                yield os.path.join(directory, row.name), seen.st
+
+    def _directory(self, gfid: Gfid, root: bytes) -> bytes | None:
+        """The absolute path of a directory by the index, None when it is not known."""
+        if gfid == ROOT:
+            return root
+        if gfid not in self._directories:
+            row = self.index.row(gfid)
+            above = None if row is None else self._directory(row.parent, root)
+            self._directories[gfid] = None if row is None or above is None else os.path.join(above, row.name)
+        return self._directories[gfid]
 
     def link_text(self, slot: Slot) -> bytes:
         """The text of a symlink. Raises Gone."""

@@ -1,0 +1,211 @@
+"""What the worker needs of a primary, whatever it is: a view of its objects, closed slices, marks (protocols only)."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from engine.agent.index import Row
+from engine.journal.format import Decoded
+from engine.model import Changelog, EngineError, Gfid, Mark, Record, Slot, Stat
+from engine.options import Options
+
+
+class Gone(Exception):
+    """The object is not where it was known to be, or nowhere: look again at the next slice."""
+
+
+class Closed(NamedTuple):
+    """A closed slice. `complete`: with it, everything up to its suffix is in the journal (no walk is pending).
+
+    `since` is the unix time of its oldest change, None where that is not known (a walk, a heartbeat).
+    """
+
+    changelog: Changelog
+    complete: bool
+    since: float | None = None
+    at: float = 0.0
+    """Unix time before which every change is in this slice or an earlier one; suffixes may run ahead of the clock."""
+    records: list[Record] | None = None
+    """What was written, for a worker that keeps up; None where it has to be read from the file."""
+
+
+class Crawling(NamedTuple):
+    """The crawl that runs: `kind` is hybrid, history or live; `seen` objects of `total`, None where not known."""
+
+    kind: str
+    since: float | None = None
+    seen: int | None = None
+    total: int | None = None
+
+
+class Object(Protocol):
+    """An object as it was seen on the primary."""
+
+    @property
+    def gfid(self) -> Gfid: ...
+    @property
+    def stat(self) -> Stat: ...
+
+
+class Names(Protocol):
+    """Which names the primary's objects have."""
+
+    def has(self, gfid: Gfid) -> bool: ...
+    def rows(self, gfid: Gfid) -> list[Row]: ...
+    def row(self, gfid: Gfid) -> Row | None: ...
+    def get(self, parent: Gfid, name: bytes) -> Row | None: ...
+    def path(self, gfid: Gfid) -> bytes | None: ...
+    def count(self) -> int: ...
+
+
+class View(Protocol):
+    """One thread's view of the primary. What is not where it was known to be raises Gone; the disk's errors OSError."""
+
+    @property
+    def index(self) -> Names: ...
+
+    def see(self, gfid: Gfid) -> Object | None:
+        """The object as it is now, None when it can't be reached."""
+
+    def look(self, parent: Gfid, name: bytes) -> Object | None:
+        """What a slot holds now, None when nothing of ours does."""
+
+    def meta(self, gfid: Gfid) -> tuple[Stat, dict[bytes, bytes] | None]:
+        """Stat and xattrs as they are now; xattrs None where there can be none."""
+
+    def open_slot(self, slot: Slot, gfid: Gfid) -> int:
+        """Open a regular file for reading, expected in that slot."""
+
+    def open_file(self, gfid: Gfid) -> int:
+        """Open a regular file for reading, wherever it is."""
+
+    def dir_fd(self, gfid: Gfid) -> int:
+        """A descriptor of a directory; the view's own."""
+
+    def stat_of(self, st: os.stat_result, fd: int) -> Stat:
+        """What travels of the stat of an open file."""
+
+    def xattrs_of(self, fd: int) -> dict[bytes, bytes]:
+        """What travels of the xattrs of an open file or directory."""
+
+    def link_text(self, slot: Slot) -> bytes:
+        """The text of the symlink in a slot."""
+
+    def list_dir(self, gfid: Gfid) -> list[bytes]:
+        """The names in a directory, those of this brick."""
+
+    def moved(self, root: bytes) -> bool:
+        """Is another directory than this view's at that path now?"""
+
+    def paths(self, gfid: Gfid, root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Absolute paths that lead to an object now, with what was seen there; `root` is the brick's path."""
+
+    def elsewhere(self, slot: Slot) -> bool:
+        """Does another brick of the volume have what this one has not in that slot?"""
+
+    def dead(self, gfids: Iterable[Gfid]) -> list[Gfid]:
+        """Those objects that are gone from this brick."""
+
+    def end(self) -> None:
+        """Let go of all the view holds."""
+
+
+class Marks(Protocol):
+    """How far the brick's secondary has got; see `engine.marks.MarkFile`."""
+
+    stime: Mark
+    entry_stime: Mark
+    identity: dict[str, str]
+
+    @property
+    def moved_by_other(self) -> bool: ...
+    def advance(self, stime: Mark | None = None, entry_stime: Mark | None = None) -> bool: ...
+    def reset(self, stime: Mark = ..., entry_stime: Mark | None = None) -> None: ...
+    def adopt(self, stime: Mark) -> None: ...
+    def identify(self, identity: dict[str, str]) -> None: ...
+
+
+class Feed(Protocol):
+    """Closed slices of one brick, as they come. `turn` is held by whoever works hard, so that two threads do not."""
+
+    @property
+    def turn(self) -> AbstractContextManager[Any]: ...
+    @property
+    def crawling(self) -> bool:
+        """Is a hybrid crawl wanted or under way?"""
+
+    def crawl_now(self) -> Crawling:
+        """What is shown as the crawl."""
+
+    @property
+    def crawls_done(self) -> deque[tuple[float, float, int]]:
+        """Hybrid crawls that ended, until someone takes them: begin and end in unix time, objects seen."""
+
+    def take(self, most: int, most_bytes: int) -> list[Closed]:
+        """The next closed slices, in order, for one batch; they stay until `done`."""
+
+    def done(self, count: int) -> None:
+        """The first `count` slices have been synced."""
+
+    def backlog(self) -> tuple[int, int, float | None]:
+        """Slices with content that wait, their bytes, and the unix time of the oldest change not synced."""
+
+    def crawl(self, reason: str, *, clear: bool = False) -> None:
+        """Ask for a hybrid crawl (CRW-7); `clear` compares with the secondary alone (MRK-7)."""
+
+    def close_now(self, timeout: float | None = None) -> bool:
+        """Wait until what happened before this call is in a closed slice; False after `timeout` seconds."""
+
+    def unreadable(self) -> list[Gfid]:
+        """Directories that could not be listed since the last call (CRW-6)."""
+
+    def rewalk(self, gfids: list[Gfid]) -> None:
+        """List these directories again."""
+
+
+class Primary(Protocol):
+    """One brick that is replicated."""
+
+    kind: str
+    path: str
+    root: bytes
+    state: str
+
+    @property
+    def marks(self) -> Marks: ...
+    @property
+    def feed(self) -> Feed | None: ...
+
+    def paired(self, hello: dict[str, Any]) -> None:
+        """The agent's answer to hello: what the brick has to know of its secondary. Before `marks` is used."""
+
+    def view(self) -> View:
+        """A view for one thread."""
+
+    def excluded(self, view: View) -> Callable[[Gfid, bytes, bool], bool] | None:
+        """Include and exclude patterns as a question about one name (CRW-10), None where there are none."""
+
+    def read(self, changelog: Changelog) -> Decoded:
+        """The records of a slice. Raises JournalError."""
+
+    def done(self, changelogs: Iterable[Changelog]) -> None:
+        """These are on the secondary: away with what is ours of them (CHG-11)."""
+
+    def start(
+        self, current: Callable[[], Options], *, adopt: bool, clear: bool, on_closed: Callable[[], None],
+        on_error: Callable[[EngineError], None],
+    ) -> Feed:  # fmt: skip
+        """Begin to feed, with the crawl that the marks call for (CRW-1)."""
+
+    def stop(self) -> None:
+        """Stop feeding."""
+
+    def index_lost(self) -> bool:
+        """Is what the brick knew of its objects gone, so that both sides must be compared?"""
+
+    def would_do(self, options: Options) -> dict[str, int]:
+        """What a start would do, in counts and bytes (SAFE-2)."""
