@@ -176,7 +176,7 @@ class Applier:
         view = self.view
         if fop == _CREATE:
             try:
-                fd = view.open_slot(slot, gfid)
+                fd = view.open_slot(slot, gfid, change.ctime_ns)
             except Gone:
                 pass
             except OSError as e:

@@ -297,7 +297,8 @@ class Batches:
 
     def _apply(self, feed: Feed, todo: Plan, result: Result) -> None:
         """Entries, then content, then attributes; what fails is settled with the primary's state of now."""
-        with feed.turn:
+        self.link.rest = feed.turn.rest
+        with feed.turn.batch():
             self.status.batch_phase("entry")
             self.applier.entries(todo, result)
             self.status.batch_phase("data")

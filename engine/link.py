@@ -13,6 +13,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,10 @@ class Pending:
 
     def wait(self, timeout: float | None = None) -> Frame:
         """The reply. Raises LinkError (line gone, or no reply within `timeout` seconds), RemoteError."""
-        if not self.done.wait(timeout):
+        if not self.done.is_set():
+            with self.link.rest():
+                self.done.wait(timeout)
+        if not self.done.is_set():
             raise LinkError(f"no reply from {self.link.where} within {timeout:g} s", code="link-timeout")
         if self.error is not None:
             raise self.error
@@ -149,6 +153,8 @@ class Link:
         self._closing = threading.Event()
         self.agent_uid: int | None = None
         """Who the agent runs as, once it has said so; only root (0) can keep owners."""
+        self.rest: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered by a thread while it waits for the line or for a reply."""
         self.bytes_sent = 0
         self.bytes_received = 0
         self._heard = time.monotonic()
@@ -236,7 +242,7 @@ class Link:
     def post(self, kind: int, ident: int, *buffers: Buffer) -> None:
         """Send a frame without awaiting anything. Raises LinkError."""
         try:
-            with self._write:
+            with self.rest(), self._write:
                 self.bytes_sent += write_frame(self._in, kind, ident, *buffers)
         except (OSError, ValueError) as e:
             self._fail(self._error or self._failure(f"the line broke ({e})"))

@@ -55,7 +55,8 @@ class EntryChange(NamedTuple):
     """An E record. `slot` is the name it is about (the source of a RENAME); `dest` only with RENAME.
 
     `mode`, `uid`, `gid` only with CREATE, MKNOD, MKDIR, else 0. `path` is the deleted path of an UNLINK or RMDIR
-    where the journal has one.
+    where the journal has one. `ctime_ns` is the ctime of a new file as the differ saw it, 0 where that is not known,
+    as in all that was read from a journal.
     """
 
     gfid: Gfid
@@ -66,6 +67,7 @@ class EntryChange(NamedTuple):
     uid: int = 0
     gid: int = 0
     path: bytes | None = None
+    ctime_ns: int = 0
 
 
 class DataChange(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from engine.agent.types import LIMBO, ROOT, Gfid, Slot
@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS later (
 CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 _COLUMNS = "parent, name, gfid, kind, ident, size, mtime, ctime"
+_CHUNK = 500
+_REMEMBER = 200_000  # gfids of a first synchronisation that are kept in memory to answer `maybe`
 
 
 class Row(NamedTuple):
@@ -60,6 +62,8 @@ class Index:
         self.file = path
         self.changed = False
         self._reader = reader
+        self._all: Optional[set[Gfid]] = None
+        """Every gfid put, as long as the index began empty and they are few; None when that is not so."""
         try:
             if reader:
                 self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
@@ -79,8 +83,12 @@ class Index:
                 self.set_fact("format", FORMAT)
             elif found != FORMAT:
                 raise IndexError_(f"{path}: index format {found}, this version knows {FORMAT}")
+            self._note_empty()
         except sqlite3.DatabaseError as e:
             raise IndexError_(f"{path}: {e}") from e
+
+    def _note_empty(self) -> None:
+        self._all = set() if self._db.execute("SELECT 1 FROM entry LIMIT 1").fetchone() is None else None
 
     def close(self) -> None:
         """Close without committing what is pending."""
@@ -109,6 +117,7 @@ class Index:
         self._db.execute("ROLLBACK")
         self._db.execute("BEGIN")
         self.changed = False
+        self._all = None
 
     def get(self, parent: Gfid, name: bytes) -> Optional[Row]:
         """The row of one slot, None when the slot is free."""
@@ -137,14 +146,16 @@ class Index:
             or self._db.execute("SELECT 1 FROM entry WHERE gfid=? LIMIT 1", (gfid,)).fetchone() is not None
         )
 
-    def known(self, gfids: list[Gfid]) -> set[Gfid]:
-        """Which of these objects have an entry."""
-        out: set[Gfid] = set()
-        for i in range(0, len(gfids), 500):
-            some = gfids[i : i + 500]
+    def maybe(self, gfids: list[Gfid]) -> set[Gfid]:
+        """Those of the gfids that may be known: none that is known is missing."""
+        if self._all is not None:
+            return self._all.intersection(gfids)
+        found: set[Gfid] = set()
+        for i in range(0, len(gfids), _CHUNK):
+            some = gfids[i : i + _CHUNK]
             marks = ",".join("?" * len(some))
-            out.update(r[0] for r in self._db.execute(f"SELECT gfid FROM entry WHERE gfid IN ({marks})", some))
-        return out
+            found.update(g for (g,) in self._db.execute(f"SELECT gfid FROM entry WHERE gfid IN ({marks})", some))
+        return found
 
     def children(self, parent: Gfid) -> list[Row]:
         """The rows of one directory, by name."""
@@ -166,8 +177,12 @@ class Index:
         """Names and gfids of one directory, by name."""
         return list(self._db.execute("SELECT name, gfid FROM entry WHERE parent=? ORDER BY name", (parent,)))
 
-    def put(self, rows: Iterable[Row]) -> None:
+    def put(self, rows: Sequence[Row]) -> None:
         """Insert or replace rows, by slot."""
+        if self._all is not None:
+            self._all.update([r[2] for r in rows])
+            if len(self._all) > _REMEMBER:
+                self._all = None
         self._db.executemany("INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?,?,?,?)", rows)
         self.changed = True
 
@@ -217,6 +232,7 @@ class Index:
         """Forget every entry; facts stay."""
         self._db.execute("DELETE FROM entry")
         self.changed = True
+        self._note_empty()
 
     def defer(self, slots: Iterable[Slot]) -> None:
         """Remember slots to be looked at again when a walk has ended."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from engine.agent.index import Index, Row
 from engine.agent.types import ROOT, Gfid, Slot
 
 _FLUSH_AT = 16_384
-_CHUNK = 500
-_REMEMBER = 200_000  # gfids of a first synchronisation that are kept in memory to answer `maybe`
 
 RawRow = tuple[bytes, bytes, bytes, int, bytes, int, int, int]
 """A Row as a plain tuple, which is what the path of a new file can afford."""
@@ -24,13 +22,7 @@ class PendingIndex(Index):
         super().__init__(path, cache_mib)
         self._wait: dict[tuple[bytes, bytes], Optional[RawRow]] = {}
         self._slots: dict[Gfid, list[tuple[bytes, bytes]]] = {}
-        # all gfids handed to SQLite, as long as it began empty and they are few: None when that is not so
-        self._all: Optional[set[Gfid]] = None
-        self._note_empty()
         self._has_idents: Optional[bool] = None  # an earlier process may have left the index by identity
-
-    def _note_empty(self) -> None:
-        self._all = set() if self._db.execute("SELECT 1 FROM entry LIMIT 1").fetchone() is None else None
 
     # --- writes
 
@@ -48,7 +40,7 @@ class PendingIndex(Index):
         """Remove one slot; a free one is no error."""
         self._wait[(parent, name)] = None
 
-    def put(self, rows: Iterable[Row]) -> None:
+    def put(self, rows: Sequence[Row]) -> None:
         """Insert or replace rows, by slot."""
         for row in rows:
             self.put_row(row)
@@ -68,10 +60,6 @@ class PendingIndex(Index):
             super().remove([Slot(*s) for s in gone])
         if rows:
             super().put(rows)  # type: ignore[arg-type]
-            if self._all is not None:
-                self._all.update([r[2] for r in rows])
-                if len(self._all) > _REMEMBER:
-                    self._all = None
         self._wait = {}
         self._slots = {}
 
@@ -115,15 +103,9 @@ class PendingIndex(Index):
 
     def maybe(self, gfids: list[Gfid]) -> set[Gfid]:
         """Those of the gfids that may be known: none that is known is missing."""
-        wait = self._slots
-        found = {g for g in gfids if g in wait} if wait else set()
-        if self._all is not None:
-            found.update(self._all.intersection(gfids))
-            return found
-        for i in range(0, len(gfids), _CHUNK):
-            part = gfids[i : i + _CHUNK]
-            marks = ",".join("?" * len(part))
-            found.update(g for (g,) in self._db.execute(f"SELECT gfid FROM entry WHERE gfid IN ({marks})", part))
+        found = super().maybe(gfids)
+        if self._slots:
+            found.update(g for g in gfids if g in self._slots)
         return found
 
     def by_ident(self, ident: bytes, kind: int) -> Optional[Row]:
@@ -166,14 +148,12 @@ class PendingIndex(Index):
         self._wait = {}
         self._slots = {}
         super().rollback()
-        self._all = None
 
     def clear(self) -> None:
         """Forget every entry; facts stay."""
         self._wait = {}
         self._slots = {}
         super().clear()
-        self._note_empty()
 
     def children(self, parent: Gfid) -> list[Row]:
         """The rows of one directory, by name."""

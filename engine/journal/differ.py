@@ -27,6 +27,8 @@ RACY_NS = 20_000_000
 """A file changed less than this before it was looked at may change again without its times showing it."""
 
 _FMT = _stat.S_IFMT
+_new = tuple.__new__
+"""Makes a named tuple of many without the cost of its own constructor."""
 _CREATE, _MKDIR, _MKNOD, _SYMLINK = int(Fop.CREATE), int(Fop.MKDIR), int(Fop.MKNOD), int(Fop.SYMLINK)
 
 
@@ -62,6 +64,8 @@ class Differ:
         self.on_shared = on_shared
         self.on_gone: Callable[[Gfid], None] | None = None
         """Called for each directory that left the tree."""
+        self.on_step: Callable[[], None] | None = None
+        """Called between two pieces of a walk: a moment to let others run."""
         self.budget = budget
         self.walk: deque[Gfid] = deque()
         """Directories still to be walked: the rest of a hybrid crawl, or of a directory newly in the tree."""
@@ -328,6 +332,8 @@ class Differ:
                 names = []
             self._listing = (gfid, names[room:]) if len(names) > room else None
             self._settle()
+            if self.on_step is not None:
+                self.on_step()
 
     def _list_some(self, gfid: Gfid, names: list[bytes]) -> None:
         """Compare some names of a directory; those of objects never seen are emitted at once."""
@@ -340,9 +346,9 @@ class Differ:
         else:
             one_by_one = False
         fresh: list[tuple[Slot, Seen]] = []
+        self.seen_objects += len(names)
         for name in names:
-            slot = Slot(gfid, name)
-            self.seen_objects += 1
+            slot = _new(Slot, (gfid, name))
             if slot in looked:
                 if crawling:
                     row = self.index.get(gfid, name)
@@ -366,7 +372,7 @@ class Differ:
                     self.walk.append(seen.gfid)
             self._compare(slot, row, seen, 0)
         if fresh:
-            known = self.index.known([seen.gfid for _, seen in fresh])
+            known = self.index.maybe([seen.gfid for _, seen in fresh])
             rows: list[Row] = []
             for slot, seen in fresh:
                 if seen.gfid in known or seen.gfid in self._places:
@@ -491,8 +497,13 @@ class Differ:
         gfid, handle, st = seen
         mode = st.st_mode
         kind = _FMT(mode)
+        ctime = st.st_ctime_ns
+        if ctime > self._now_ns - RACY_NS:
+            ctime = 0
         if kind == _stat.S_IFREG:
-            self.records.append(EntryChange(gfid, _CREATE, slot, None, mode, st.st_uid, st.st_gid))
+            self.records.append(
+                _new(EntryChange, (gfid, _CREATE, slot, None, mode, st.st_uid, st.st_gid, None, ctime))
+            )
         elif kind == _stat.S_IFLNK:
             self.records.append(EntryChange(gfid, _SYMLINK, slot))
         else:
@@ -504,10 +515,7 @@ class Differ:
             self.walk.append(gfid)
         elif st.st_nlink > 1 and self.on_shared is not None:
             self._shared.append(gfid)
-        ctime = st.st_ctime_ns
-        if ctime > self._now_ns - RACY_NS:
-            ctime = 0
-        return Row(slot.parent, slot.name, gfid, kind, handle, st.st_size, st.st_mtime_ns, ctime)
+        return _new(Row, (*slot, gfid, kind, handle, st.st_size, st.st_mtime_ns, ctime))
 
     def _vacate(self, slot: Slot, occupant: Row) -> None:
         """Free a slot that is wanted: its object waits in limbo unless it is certain to be gone or has other names."""

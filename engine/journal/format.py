@@ -133,7 +133,7 @@ def encode(records: Iterable[Record]) -> bytes:
         if kind is MetaChange:
             add(b"M%b\0%d\0" % (text, record[1]))  # type: ignore[misc]
             continue
-        _, fop, (parent, name), dest, mode, uid, owner, path = record  # type: ignore[misc]
+        _, fop, (parent, name), dest, mode, uid, owner, path, _ = record  # type: ignore[misc]
         if b"\0" in name or b"/" in name or name in _NOT_NAMES:
             raise JournalError(f"name that cannot be written: {name!r}")
         if parent != last_parent:
@@ -314,7 +314,7 @@ class _Ascii(_Parser):
                         if tokens[i + 4]:
                             raise _Bad("a deletion without path and without its terminator")
                         used = 5
-                add(make(EntryChange, (gfid, fop, slot, dest, mode, uid, owner, path)))
+                add(make(EntryChange, (gfid, fop, slot, dest, mode, uid, owner, path, 0)))
                 i += used
         except IndexError:
             pass  # the rest is not there (yet)

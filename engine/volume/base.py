@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from engine.agent.index import Row
 from engine.journal.format import Decoded
 from engine.model import Changelog, EngineError, Gfid, Mark, Record, Slot, Stat
 from engine.options import Options
+from engine.turn import Turn
 
 
 class Gone(Exception):
@@ -77,8 +77,8 @@ class View(Protocol):
     def meta(self, gfid: Gfid) -> tuple[Stat, dict[bytes, bytes] | None]:
         """Stat and xattrs as they are now; xattrs None where there can be none."""
 
-    def open_slot(self, slot: Slot, gfid: Gfid) -> int:
-        """Open a regular file for reading, expected in that slot."""
+    def open_slot(self, slot: Slot, gfid: Gfid, ctime_ns: int = 0) -> int:
+        """Open a regular file for reading, expected in that slot; `ctime_ns`: when it was last seen there, 0 unknown."""
 
     def open_file(self, gfid: Gfid) -> int:
         """Open a regular file for reading, wherever it is."""
@@ -130,10 +130,10 @@ class Marks(Protocol):
 
 
 class Feed(Protocol):
-    """Closed slices of one brick, as they come. `turn` is held by whoever works hard, so that two threads do not."""
+    """Closed slices of one brick, as they come."""
 
     @property
-    def turn(self) -> AbstractContextManager[Any]: ...
+    def turn(self) -> Turn: ...
     @property
     def crawling(self) -> bool:
         """Is a hybrid crawl wanted or under way?"""

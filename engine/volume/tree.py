@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -16,7 +17,9 @@ from engine.volume.handles import gfid_of, name_to_handle, open_by_handle
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_ENCODING = sys.getfilesystemencoding()
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+_new = tuple.__new__
 _XATTR_PREFIXES = (b"user.",)
 _XATTR_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
@@ -36,7 +39,7 @@ class Seen(NamedTuple):
 
 def stat_of(st: os.stat_result) -> Stat:
     """The part of a stat that travels to the secondary."""
-    return Stat(st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_atime_ns, st.st_rdev)
+    return _new(Stat, (st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_atime_ns, st.st_rdev))
 
 
 def xattrs_of(path: int | bytes) -> dict[bytes, bytes]:
@@ -155,7 +158,7 @@ class TreeView:
             if e.errno in _GONE or e.errno == errno.ENAMETOOLONG:
                 return None
             raise
-        return Seen(gfid_of(self.brick_id, handle), handle, st)
+        return _new(Seen, (gfid_of(self.brick_id, handle), handle, st))
 
     def unchanged(self, fd: int, row: Row) -> os.stat_result | None:
         """The stat of an indexed name if size, mtime and ctime say that it is the same object, unchanged."""
@@ -198,8 +201,11 @@ class TreeView:
                 return seen
         return None
 
-    def open_slot(self, slot: Slot, gfid: Gfid) -> int:
-        """Open a regular file for reading by its slot and make sure it is that object. Raises Gone; OSError."""
+    def open_slot(self, slot: Slot, gfid: Gfid, ctime_ns: int = 0) -> int:
+        """Open a regular file for reading by its slot and make sure it is that object. Raises Gone; OSError.
+
+        With the ctime at which the object was seen there (not 0, not racy), an unchanged one says that it still is.
+        """
         try:
             fd = os.open(slot.name, _FILE_FLAGS, dir_fd=self.dir_fd(slot.parent))
         except OSError as e:
@@ -207,7 +213,9 @@ class TreeView:
                 raise Gone(gfid) from e
             raise
         try:
-            same = gfid_of(self.brick_id, name_to_handle(fd, b"")) == gfid
+            same = ctime_ns != 0 and os.fstat(fd).st_ctime_ns == ctime_ns
+            if not same:
+                same = gfid_of(self.brick_id, name_to_handle(fd, b"")) == gfid
         except OSError:
             os.close(fd)
             raise
@@ -343,7 +351,7 @@ class TreeView:
                 raise Gone(gfid) from e
             raise
         try:
-            names = [os.fsencode(n) for n in os.listdir(again)]
+            names = [n.encode(_ENCODING, "surrogateescape") for n in os.listdir(again)]  # fsencode, at a third of its cost
         finally:
             os.close(again)
         if gfid == ROOT and STATE_DIR in names:
