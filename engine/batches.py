@@ -203,6 +203,7 @@ class Batches:
         todo = plan(sources, marks.entry_stime if not feed.crawling else NO_MARK,
                     ignore_deletes=self.options.ignore_deletes, sync_xattrs=self.options.sync_xattrs)  # fmt: skip
         dead = self.view.dead(todo.removed)
+        result = Result(problems=worker.primary.tidy(todo, dead))
         failures = list(broken)
         if not self._guard(todo, dead, failures):
             return False
@@ -211,7 +212,6 @@ class Batches:
             self.batch_id, changelogs=len(real), entries=len(todo.entries), files=len(todo.data), metas=len(todo.meta),
             nbytes=self._bytes(todo), kinds=todo.kinds(),
         )  # fmt: skip
-        result = Result()
         started = time.monotonic()
         self._apply(feed, todo, result)
         failures += self._failures(result.problems)

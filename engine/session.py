@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ from engine.spec import SessionSpec
 from engine.status import BrickStatus, SessionFacts, Who
 from engine.transfer.limit import Bandwidth
 from engine.verdict import Thresholds, session_state, session_verdict
+from engine.volume.base import Primary
+from engine.volume.facts import BrickFacts
+from engine.volume.gluster import GlusterPrimary, GlusterVolume
 from engine.volume.primary import TreePrimary
 from engine.worker import Seat, Worker
 
@@ -40,7 +44,7 @@ class Brick:
     state: str
     status: BrickStatus
     ledger: Ledger
-    primary: TreePrimary
+    primary: Primary
     worker: Worker
 
 
@@ -71,7 +75,17 @@ class Session:
         self._boot = self.events.boot_id
         where = spec.secondary
         self.facts = SessionFacts(self.id, spec.name, spec.kind, self._primary_text(), where.text)
-        self.bricks = [self._brick(path, name) for path, name in spec.bricks]
+        self.volume: GlusterVolume | None = None
+        if spec.volume is not None:
+            try:
+                self.volume = GlusterVolume(spec.volume.volume, state, lambda: config.options, self.log.write)
+            except EngineError:
+                self.log.close()
+                os.close(self._lock_fd)
+                raise
+            self.bricks = [self._volume_brick(self.volume, brick) for brick in self.volume.bricks]
+        else:
+            self.bricks = [self._tree_brick(path, name) for path, name in spec.bricks]
         self._started = False
 
     # ---- identity and state ----------------------------------------------------------------------------------
@@ -91,7 +105,8 @@ class Session:
         """The session's id, made once; the same bricks and secondary every time."""
         path = os.path.join(self.state, "session.json")
         wanted = {
-            "bricks": [[os.fsdecode(p), n] for p, n in self.spec.bricks],
+            "bricks": [[os.fsdecode(p), n] for p, n in self.spec.bricks]
+            or ([[self.spec.volume.text, ""]] if self.spec.volume else []),
             "secondary": self.spec.secondary.text,
             "kind": self.spec.kind,
         }
@@ -120,31 +135,49 @@ class Session:
         return known
 
     def _primary_text(self) -> str:
+        if self.spec.volume is not None:
+            return self.spec.volume.text
         return " ".join(os.fsdecode(p) + (f"={n}" if n else "") for p, n in self.spec.bricks)
 
-    def _brick(self, path: bytes, name: str) -> Brick:
-        word = name or "root"
+    def _state_of(self, word: str) -> str:
+        """The state directory of a brick."""
         short = hashlib.blake2b(word.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
         state = os.path.join(self.state, "bricks", f"{short}-{_safe(word)}")
         os.makedirs(state, mode=0o700, exist_ok=True)
-        where = self.spec.secondary
-        text = os.fsdecode(path)
+        return state
 
+    def _log_of(self, brick: str) -> Callable[[str, str], None]:
         def log(level: str, line: str) -> None:
-            self.log.write(level, line, text)
+            self.log.write(level, line, brick)
 
-        primary = TreePrimary(path, state, log)
-        ident = str(uuid.UUID(bytes=primary.brick_id))
+        return log
+
+    def _tree_brick(self, path: bytes, name: str) -> Brick:
+        primary = TreePrimary(path, self._state_of(name or "root"), self._log_of(os.fsdecode(path)))
+        return self._brick(primary, uuid.UUID(bytes=primary.brick_id), name)
+
+    def _volume_brick(self, volume: GlusterVolume, brick: BrickFacts) -> Brick:
+        path = os.fsdecode(brick.path)
+        primary = GlusterPrimary(volume, brick, self._state_of(path), self._log_of(path))
+        return self._brick(primary, uuid.UUID(bytes=primary.brick_id), "")
+
+    def _brick(self, primary: Primary, brick_id: uuid.UUID, name: str) -> Brick:
+        path, state, text = primary.root, primary.state, primary.path
+        where = self.spec.secondary
+        log = self._log_of(text)
+        ident = str(brick_id)
         below = os.fsdecode(where.path) + (f"/{name}" if name else "")
-        status = BrickStatus(
-            Who(ident, self.node, text, where.user or "", f"{where.host}:{below}" if where.host else below),
-            os.path.join(state, "status.json"),
-        )
+        there = f"{where.host}::{where.volume}" if where.volume else f"{where.host}:{below}" if where.host else below
+        status = BrickStatus(Who(ident, self.node, text, where.user or "", there), os.path.join(state, "status.json"))
         ledger = Ledger(os.path.join(state, "failures.db"))
         ledger.retry_all()
         status.count_before = ledger.before
         status.failures(ledger.size, ledger.oldest)
-        seat = Seat(self.id, ident, text, self.node, self.target(), where.path, name, self.spec.adopt, self.spec.dry_run)
+        volume = None
+        if where.volume is not None:
+            volume = {"host": str(where.host), "name": where.volume, "params": self.config.options.secondary_gluster_params}
+        seat = Seat(self.id, ident, text, self.node, self.target(), where.path, name, self.spec.adopt, self.spec.dry_run,
+                    volume)  # fmt: skip
 
         def event(what: str, fields: dict[str, Any]) -> None:
             self.events.publish(what, session=self.name, brick=ident, **fields)
@@ -213,6 +246,8 @@ class Session:
             if self._started:
                 brick.worker.stop()
             brick.ledger.close()
+        if self.volume is not None:
+            self.volume.close()
         self.events.publish("stop", session=self.name)
         self.log.write("info", "stopped")
         self.log.close()

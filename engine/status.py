@@ -123,6 +123,18 @@ class BrickStatus:
         with self._lock:
             self.secondary_node = secondary_node
 
+    def passive(self) -> bool:
+        """Another brick of the replica set is replicated; True when that is a change (ACT-3)."""
+        with self._lock:
+            changed = self.status != "Passive"
+            self.status = "Passive"
+            if changed:
+                self._error = None
+                self._forget()
+        if changed:
+            self.on_event("passive", {})
+        return changed
+
     def active(self) -> bool:
         """The worker replicates; True when that is a change."""
         with self._lock:

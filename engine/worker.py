@@ -18,13 +18,15 @@ from engine.link import Link, SshTarget, connect
 from engine.model import NO_MARK, EngineError, Mark, Slot
 from engine.options import Options
 from engine.reconcile import Decision, slot_params
+from engine.register import register_volume
 from engine.status import BrickStatus
 from engine.transfer.limit import Bandwidth
 from engine.volume.base import Feed, Primary, View
 
 FATAL = frozenset((
     "host-key-changed", "host-key-unknown", "ssh-denied", "ssh-resolve", "no-python", "python-old", "other-session",
-    "other-protocol", "other-filesystem", "missing", "primary-unreachable", "primary-changed", "state-damaged",
+    "other-protocol", "other-filesystem", "non-root", "volume-unknown", "volume-stopped", "no-gluster", "no-glusterd",
+    "no-fuse", "gluster-version", "volume-readonly", "secondary-changed", "missing", "primary-unreachable", "primary-changed", "state-damaged",
     "fanotify", "locked",
 ))  # fmt: skip
 """Faults that, at the very first try of a run, are for the person who started it, not for patience."""
@@ -53,6 +55,8 @@ class Seat:
     root_name: str
     adopt: bool
     dry_run: bool
+    volume: dict[str, str] | None = None
+    """The secondary volume as the agent takes it: host, name, params. Then `root` and `root_name` are empty."""
 
 
 class Job:
@@ -272,10 +276,12 @@ class Worker:
         options = self.options()
         self.status.initializing()
         self._check_recorder()
+        if not self.primary.stranger and not self._await_turn():
+            return
         link, hello = connect(
             self.seat.target, self.seat.root, options.secondary_timeout or 120,
             {"root_name": self.seat.root_name, "session": self.seat.session, "brick": self.seat.brick,
-             "primary": self.seat.primary_text, "node": self.seat.node},
+             "primary": self.seat.primary_text, "node": self.seat.node, "volume": self.seat.volume},
         )  # fmt: skip
         self.link = link
         view: View | None = None
@@ -283,6 +289,9 @@ class Worker:
             if self.seat.dry_run:
                 self._dry_run(hello)
                 return
+            self.primary.paired(hello, link)
+            if not self.primary.elected():
+                raise Restart()
             self._register(link, hello)
             self.ever_connected = True
             view = self.primary.view()
@@ -295,8 +304,24 @@ class Worker:
         finally:
             self.link = None
             link.close()
+            if not self.primary.lasting:
+                self.primary.stop()
             if view is not None:
                 view.end()
+
+    def _await_turn(self) -> bool:
+        """Passive until this brick is the one of its replica set; False when stopped meanwhile (ACT-1, ACT-2)."""
+        while not self.primary.elected():
+            self.primary.stand_by()
+            self.status.passive()
+            for box in self.take_jobs():
+                box.error = EngineError(f"{self.primary.path} is passive", code="passive")
+                box.done.set()
+            self.caught_up = True
+            self.on_idle()
+            if self.stopping.wait(self.options().replica_failover_interval):
+                return False
+        return True
 
     def _dry_run(self, hello: dict[str, Any]) -> None:
         """Count what a start would do, changing nothing on either side (SAFE-2)."""
@@ -324,7 +349,7 @@ class Worker:
             self.primary.stop()
             raise error
 
-    def _recorder_failed(self, error: EngineError) -> None:
+    def feed_failed(self, error: EngineError) -> None:
         self._recorder_error = error
         self.wake.set()
 
@@ -333,6 +358,8 @@ class Worker:
         if self._target is not None:
             raise Restart()
         self._check_recorder()
+        if not self.primary.elected():
+            raise Restart()
         assert self.primary.feed is not None
         return self.primary.feed
 
@@ -340,6 +367,9 @@ class Worker:
 
     def _register(self, link: Link, hello: dict[str, Any]) -> None:
         """Agree with the secondary on whose it is, and start recording with the crawl that this calls for."""
+        if self.seat.volume is not None:
+            register_volume(self, link, hello)
+            return
         seat, marks = self.seat, self.primary.marks
         options = self.options()
         ours = self._check_owner(hello)
@@ -387,7 +417,7 @@ class Worker:
         feed = self.primary.feed
         if feed is None:
             self.primary.start(
-                self.options, adopt=seat.adopt, clear=clear, on_closed=self.wake.set, on_error=self._recorder_failed,
+                self.options, adopt=seat.adopt, clear=clear, on_closed=self.wake.set, on_error=self.feed_failed,
             )  # fmt: skip
         elif clear:
             feed.crawl("the secondary is compared anew", clear=True)

@@ -70,6 +70,12 @@ class Journal:
         index = self._poll(after.sec)
         return sorted({h for h in [*index.holes(), *self._missing] if h.end > after.sec})
 
+    @property
+    def first(self) -> int | None:
+        """The first second the index covers, after a look at it; None where there is no index."""
+        spans = self._index.spans if self._index is not None else []
+        return spans[0][0] if spans else None
+
     def stale(self, after: Mark) -> list[Changelog]:
         """Slices not later than the mark that are still there, for `done_many`: they need not be read (CRW-3)."""
         if not self.owned:

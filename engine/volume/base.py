@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.agent.index import Row
 from engine.journal.format import Decoded
 from engine.model import Changelog, EngineError, Gfid, Mark, Record, Slot, Stat
 from engine.options import Options
 from engine.turn import Turn
+
+if TYPE_CHECKING:
+    from engine.apply import Problem
+    from engine.batch import Plan
 
 
 class Gone(Exception):
@@ -171,6 +175,8 @@ class Primary(Protocol):
     """One brick that is replicated."""
 
     kind: str
+    lasting: bool
+    """Does the feed go on while there is no line to the secondary?"""
     path: str
     root: bytes
     state: str
@@ -180,8 +186,24 @@ class Primary(Protocol):
     @property
     def feed(self) -> Feed | None: ...
 
-    def paired(self, hello: dict[str, Any]) -> None:
+    def paired(self, hello: dict[str, Any], link: Any) -> None:
         """The agent's answer to hello: what the brick has to know of its secondary. Before `marks` is used."""
+
+    def elected(self) -> bool:
+        """Is this brick the one of its replica set that is replicated (ACT-1)? Raises EngineError when it is down."""
+
+    def stand_by(self) -> None:
+        """Not elected: keep the marks up with those of the volume (ACT-2)."""
+
+    @property
+    def stranger(self) -> bool:
+        """Must the agent be asked who the secondary is, before anything else?"""
+
+    def permits(self, yes: bool) -> bool:
+        """May what differs on a secondary that was not ours be replaced? `yes` allows it for good."""
+
+    def tidy(self, todo: Plan, dead: list[Gfid]) -> list[Problem]:
+        """Leave out of a plan what no longer holds; what has to be settled for it comes back."""
 
     def view(self) -> View:
         """A view for one thread."""

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from engine.agent.index import Index, IndexError_
+from engine.apply import Problem
+from engine.batch import Plan
 from engine.filters import Filters
 from engine.journal.differ import Differ
 from engine.journal.format import Decoded
@@ -30,6 +32,7 @@ class TreePrimary:
     """One tree that is replicated. `open` before use; one recorder at a time."""
 
     kind = "tree"
+    lasting = True
 
     def __init__(self, root: bytes, state: str, log: Log) -> None:
         self.root = root
@@ -99,9 +102,30 @@ class TreePrimary:
             self._keep({**facts, "identity": now.text})
         return now
 
-    def paired(self, hello: dict[str, object]) -> None:
+    def paired(self, hello: dict[str, object], link: object) -> None:
         """A tree has nothing to learn of its secondary."""
-        del hello
+        del hello, link
+
+    def elected(self) -> bool:
+        """A tree has no replicas beside it."""
+        return True
+
+    def stand_by(self) -> None:
+        """Never passive."""
+
+    @property
+    def stranger(self) -> bool:
+        """A tree need not know its secondary."""
+        return False
+
+    def permits(self, yes: bool) -> bool:
+        """The agent keeps what is not ours from being replaced."""
+        return yes
+
+    def tidy(self, todo: Plan, dead: list[Gfid]) -> list[Problem]:
+        """The differ's records hold as they are."""
+        del todo, dead
+        return []
 
     def excluded(self, view: View) -> Callable[[Gfid, bytes, bool], bool] | None:
         """Include and exclude patterns as a question about one name (CRW-10), None where there are none."""
