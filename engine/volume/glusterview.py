@@ -381,9 +381,9 @@ class GlusterView:
 
     # ---- content ---------------------------------------------------------------------------------------------
 
-    def open_slot(self, slot: Slot, gfid: Gfid) -> int:
+    def open_slot(self, slot: Slot, gfid: Gfid, ctime_ns: int = 0) -> int:
         """Open a regular file for reading; its name does not matter. Raises Gone; OSError."""
-        del slot
+        del slot, ctime_ns
         return self.open_file(gfid)
 
     def open_file(self, gfid: Gfid) -> int:

@@ -1,0 +1,76 @@
+"""What a brick's own records mean, and what no longer holds of them (CHG-4, CHG-6, CHG-9)."""
+
+from __future__ import annotations
+
+from engine.batch import Source, plan
+from engine.brickplan import meant, tidied
+from engine.model import NO_MARK, ROOT, Changelog, DataChange, EntryChange, Fop, MetaChange, Slot
+from engine.volume.glusterview import INTERNAL_GFIDS, internal
+
+A, B, D = (bytes(15) + bytes([n]) for n in (0x51, 0x52, 0x53))
+
+
+def made(*records):
+    return plan([Source(Changelog(1_795_000_000, 0, b"x", 100), list(records))], NO_MARK)
+
+
+def test_chg_4_a_sticky_mknod_is_a_link_with_content() -> None:
+    heal = EntryChange(A, int(Fop.MKNOD), Slot(ROOT, b"f"), None, 0o101644, 3, 4)
+    first, *rest = meant([heal], internal)
+    assert (first.fop, first.slot) == (Fop.LINK, Slot(ROOT, b"f"))
+    assert DataChange(A) in rest
+
+
+def test_chg_4_an_ordinary_mknod_stays() -> None:
+    fifo = EntryChange(A, int(Fop.MKNOD), Slot(ROOT, b"f"), None, 0o010644, 0, 0)
+    assert meant([fifo], internal) == [fifo]
+
+
+def test_chg_9_renames_and_links_bring_content_and_attributes() -> None:
+    rename = EntryChange(A, int(Fop.RENAME), Slot(ROOT, b"f"), Slot(D, b"g"))
+    todo = made(*meant([rename], internal))
+    assert list(todo.data) == [A] and list(todo.meta) == [A]
+
+
+def test_chg_7_every_kind_of_attribute_change_counts() -> None:
+    for fop in (38, 39, 17, 36, 19, 45):
+        assert A in made(*meant([MetaChange(A, fop)], internal)).meta
+    for fop in (33, 34):
+        assert A in made(*meant([MetaChange(A, fop)], internal)).check
+
+
+def test_what_is_the_volumes_own_is_left_out() -> None:
+    shard = next(iter(INTERNAL_GFIDS))
+    own = [
+        EntryChange(A, int(Fop.MKNOD), Slot(shard, b"x.1")), EntryChange(D, int(Fop.MKDIR), Slot(ROOT, b".shard")),
+        EntryChange(D, int(Fop.MKDIR), Slot(ROOT, b".glusterfs-anonymous-inode-1")),
+    ]  # fmt: skip
+    assert meant(own, internal) == []
+
+
+def test_a_rename_into_the_volumes_own_directories_is_a_removal() -> None:
+    """What is unlinked while it is open goes to the anonymous inode; what comes out of it is made."""
+    aside = next(iter(INTERNAL_GFIDS))
+    (gone,) = meant([EntryChange(A, int(Fop.RENAME), Slot(ROOT, b"f"), Slot(aside, b"f"))], internal)
+    assert (gone.fop, gone.slot, gone.dest) == (Fop.UNLINK, Slot(ROOT, b"f"), None)
+    back, data = meant([EntryChange(A, int(Fop.RENAME), Slot(aside, b"f"), Slot(ROOT, b"g"))], internal)
+    assert (back.fop, back.slot, data) == (Fop.LINK, Slot(ROOT, b"g"), DataChange(A))
+
+
+def test_chg_6_rmdir_of_a_directory_that_is_there_counts_for_nothing() -> None:
+    todo = made(EntryChange(D, int(Fop.RMDIR), Slot(ROOT, b"d")), EntryChange(B, int(Fop.RMDIR), Slot(ROOT, b"e")))
+    assert tidied(todo, [B], lambda _: False) == []
+    assert [e.gfid for e in todo.entries] == [B]
+
+
+def test_what_a_vanished_object_displaced_on_its_way_is_cleared() -> None:
+    """CREATE a, RENAME a → b (over something else), RENAME b → c, UNLINK c: b is free now, and must be so there."""
+    a, b, c = Slot(ROOT, b"a"), Slot(ROOT, b"b"), Slot(ROOT, b"c")
+    records = [
+        EntryChange(A, int(Fop.CREATE), a), EntryChange(A, int(Fop.RENAME), a, b), EntryChange(A, int(Fop.RENAME), b, c),
+        EntryChange(A, int(Fop.UNLINK), c),
+    ]  # fmt: skip
+    todo = made(*meant(records, internal))
+    (problem,) = tidied(todo, [A], lambda _: False)
+    assert (problem.gfid, problem.slot) == (A, b)
+    assert tidied(made(*records), [A], lambda slot: slot == b) == []
