@@ -121,12 +121,15 @@ class Applier:
                 self._entries_done(*flight.popleft(), result)
 
         for change in plan.entries:
-            op = self.entry_op(change)
-            if op is None:
-                continue
-            if op.data is not None and op.stat is not None:
-                inlined.append((len(changes), op.gfid, len(op.data), op.stat.mtime_ns))
-            packed = wire.encode_entry(op)
+            whole = self._whole(change) if self.inline and change.fop == _CREATE else None
+            if whole is not None:
+                packed, length, mtime = whole
+                inlined.append((len(changes), change.gfid, length, mtime))
+            else:
+                op = self.entry_op(change)
+                if op is None:
+                    continue
+                packed = wire.encode_entry(op)
             buffer.append(packed)
             changes.append(change)
             size += len(packed)
@@ -168,34 +171,39 @@ class Applier:
             )
         )
 
+    def _whole(self, change: EntryChange) -> tuple[bytes, int, int] | None:
+        """A new small file with its content, packed, its size and its mtime; None where it has to go another way.
+
+        Kept flat: with the agent's end of it, it is what a first synchronisation is made of.
+        """
+        view = self.view
+        try:
+            fd = view.open_slot(change.slot, change.gfid, change.ctime_ns)
+        except Gone:
+            return None
+        except OSError as e:
+            if e.errno not in (errno.EACCES, errno.EPERM):
+                raise
+            return None
+        try:
+            st = os.fstat(fd)
+            size = st.st_size
+            if size > INLINE or st.st_blocks * 512 < size or not _stat.S_ISREG(st.st_mode):
+                return None
+            data = os.read(fd, size + 1) if size else b""
+            if len(data) != size:
+                return None
+            stat, xattrs = view.stat_of(st, fd), view.xattrs_of(fd) if self.with_xattrs else {}
+        finally:
+            os.close(fd)
+        return wire.encode_new_file(change.gfid, change.slot, stat, xattrs, data), size, stat.mtime_ns
+
     def entry_op(self, change: EntryChange) -> EntryOp | None:
         """The operation for one change with the object's state of now; None when it has vanished meanwhile (CHG-5)."""
         fop, gfid, slot = change.fop, change.gfid, change.slot
         if fop in _REMOVES:
             return EntryOp(fop, gfid, slot)
         view = self.view
-        if fop == _CREATE:
-            try:
-                fd = view.open_slot(slot, gfid, change.ctime_ns)
-            except Gone:
-                pass
-            except OSError as e:
-                if e.errno not in (errno.EACCES, errno.EPERM):
-                    raise
-            else:
-                try:
-                    st = os.fstat(fd)
-                    stat = view.stat_of(st, fd)
-                    if not _stat.S_ISREG(st.st_mode):
-                        return None
-                    if not self.inline or st.st_size > INLINE or st.st_blocks * 512 < st.st_size:
-                        return EntryOp(fop, gfid, slot, None, stat)
-                    data = os.read(fd, st.st_size + 1) if st.st_size else b""
-                    if len(data) != st.st_size:
-                        return EntryOp(fop, gfid, slot, None, stat)
-                    return EntryOp(fop, gfid, slot, None, stat, None, data, view.xattrs_of(fd) if self.with_xattrs else {})
-                finally:
-                    os.close(fd)
         seen = view.see(gfid)
         if seen is None:
             if fop == _RENAME and change.dest is not None:

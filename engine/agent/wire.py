@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Optional, Union
 
-from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
+from engine.agent.types import EntryOp, Fop, Gfid, MetaOp, Outcome, Slot, Stat
 
 Payload = Union[bytes, bytearray]
 Xattrs = Optional[dict[bytes, bytes]]
@@ -160,6 +160,7 @@ def decode_xattrs(buf: Payload) -> dict[bytes, bytes]:
 
 _NO_STAT = Stat(0, 0, 0, 0, 0, 0, 0)
 _NO_GFID = bytes(16)
+_CREATE = int(Fop.CREATE)
 
 
 def encode_entry(op: EntryOp) -> bytes:
@@ -182,6 +183,14 @@ def encode_entry(op: EntryOp) -> bytes:
         *(_NO_STAT if stat is None else stat),
     )
     return b"".join((head, name, dname, link or b"", xs or b"", data or b""))
+
+
+def encode_new_file(gfid: Gfid, slot: Slot, stat: Stat, xattrs: dict[bytes, bytes], data: bytes) -> bytes:
+    """CREATE of a file with its content, packed: what encode_entry makes of the same, in less time."""
+    parent, name = slot
+    xs = encode_xattrs(xattrs) if xattrs else b""
+    head = _ENTRY.pack(_CREATE, 1, len(name), 0, _NONE, len(xs), len(data), gfid, parent, _NO_GFID, *stat)
+    return b"".join((head, name, xs, data))
 
 
 def encode_entries(ops: Iterable[EntryOp]) -> bytes:

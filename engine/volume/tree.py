@@ -214,8 +214,7 @@ class TreeView:
             raise
         try:
             same = ctime_ns != 0 and os.fstat(fd).st_ctime_ns == ctime_ns
-            if not same:
-                same = gfid_of(self.brick_id, name_to_handle(fd, b"")) == gfid
+            same = same or gfid_of(self.brick_id, name_to_handle(fd, b"")) == gfid
         except OSError:
             os.close(fd)
             raise
