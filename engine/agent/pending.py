@@ -9,7 +9,7 @@ from typing import Optional
 from engine.agent.index import Index, Row
 from engine.agent.types import ROOT, Gfid, Slot
 
-_FLUSH_AT = 16_384
+_FLUSH_AT = 2048  # few, so that a commit finds little left to do while the primary waits for it
 
 RawRow = tuple[bytes, bytes, bytes, int, bytes, int, int, int]
 """A Row as a plain tuple, which is what the path of a new file can afford."""
