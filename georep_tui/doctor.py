@@ -25,6 +25,7 @@ from engine.model import EngineError
 from engine.options import Options
 from engine.protocol import own_directory, socket_path
 from engine.spec import SessionSpec, check_state, make_spec
+from engine.volume.facts import NEEDED, Gluster, look
 from georep_tui import output, probe
 from georep_tui.places import known_session, session_file, state_base
 from georep_tui.view.text import escape
@@ -84,8 +85,9 @@ def _steps(word: str, base: str) -> Iterator[Step]:
     yield Step("session", "ok", f"{name}: {' '.join(primaries)} to {spec.secondary.text}")
     yield from _state(state)
     yield _socket(name)
-    if spec.kind != "tree":
-        yield Step("volume", "skipped", f"{spec.secondary.text} is a GlusterFS volume: only a run can tell")
+    if spec.volume is not None:
+        yield from _volume(spec.volume.volume, options)
+        yield from _secondary(spec, options, state)
         return
     for path, brick in spec.bricks:
         yield from _primary(path, options)
@@ -116,6 +118,28 @@ def _socket(name: str) -> Step:
         return Step("control socket", "ok", socket_path(own_directory(), name))
     except EngineError as e:
         return Step("control socket", "failed", e.text, e.hint)
+
+
+def _volume(name: str, options: Options) -> Iterator[Step]:
+    """The primary volume on this node: what runs, what a start would switch on, whether names are known."""
+    gluster = Gluster(options.gluster_command)
+    try:
+        here = look(gluster, name)
+    except EngineError as e:
+        yield Step("volume", "failed", e.text, e.hint)
+        return
+    facts = here.facts
+    yield Step("volume", "ok", f"{name}: {facts.kind}, {len(facts.bricks)} bricks, {len(here.bricks)} on this node")
+    down = [os.fsdecode(b.path) for b in here.bricks if (b.node, b.path) not in here.online]
+    if down:
+        yield Step("bricks", "warning", f"not running: {', '.join(down)}", f"gluster volume start {name} force")
+    missing = [o for o in NEEDED if not facts.on(o)]
+    yield Step("journal", "warning" if missing else "ok",
+               f"{', '.join(missing)} off: a start switches them on, the first run is a full sync" if missing
+               else f"on, a slice every {facts.options.get('changelog.rollover-time', '15')} s")  # fmt: skip
+    if facts.options.get("storage.gfid2path", "on") in ("off", "no", "false", "disable", "0"):
+        yield Step("names", "failed", "storage.gfid2path is off: bricks do not know their objects' names",
+                   f"gluster volume set {name} storage.gfid2path on")  # fmt: skip
 
 
 def _primary(path: bytes, options: Options) -> Iterator[Step]:
@@ -187,8 +211,9 @@ def _secondary(spec: SessionSpec, options: Options, state: str) -> Iterator[Step
         return
     if where.host is not None:
         yield Step("ssh", "ok", f"{where.host} answers in {duration(time.monotonic() - began)}")
-    yield from _host(seen, spec, options)
-    yield from _agent(target, spec, state)
+    if where.volume is None:
+        yield from _host(seen, spec, options)
+    yield from _agent(target, spec, options, state)
 
 
 def _probe(target: SshTarget, root: bytes) -> dict[str, Any]:
@@ -254,11 +279,16 @@ def _programs(seen: dict[str, Any], options: Options) -> Iterator[Step]:
         yield Step(program, "ok", "on both sides")
 
 
-def _agent(target: SshTarget, spec: SessionSpec, state: str) -> Iterator[Step]:
-    """What the agent itself says of each brick's place."""
-    for path, brick in spec.bricks:
+def _agent(target: SshTarget, spec: SessionSpec, options: Options, state: str) -> Iterator[Step]:
+    """What the agent itself says of each brick's place, or of the secondary volume."""
+    volume = None
+    places = spec.bricks
+    if spec.secondary.volume is not None:
+        volume = {"host": spec.secondary.host, "name": spec.secondary.volume, "params": options.secondary_gluster_params}
+        places = ((os.fsencode(spec.secondary.text), ""),)
+    for path, brick in places:
         try:
-            link, hello = connect(target, spec.secondary.path, 60.0, {"root_name": brick})
+            link, hello = connect(target, spec.secondary.path, 60.0, {"root_name": brick, "volume": volume})
             try:
                 before = time.time()
                 there = float(link.call("keepalive", timeout=60)["time"])

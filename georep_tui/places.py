@@ -11,6 +11,7 @@ from typing import Any
 from engine.config import Config, SessionFile, read_session_file
 from engine.model import EngineError
 from engine.spec import SessionSpec, check_name, check_state, make_spec
+from engine.volume.facts import Gluster, look
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ def begin(
     state = os.path.join(base, spec.name)
     check_state(state, spec.bricks, spec.secondary)
     config = Config(state, sets=sets, session_file=described)
+    if spec.volume is not None:
+        look(Gluster(config.options.gluster_command), spec.volume.volume)
     _make(state)
     return Begin(spec, config, state)
 

@@ -153,6 +153,43 @@ class Gluster:
         return bool(missing)
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A volume as it is on this node: `bricks` are those of this node, `online` who runs, as `Gluster.online` says."""
+
+    facts: VolumeFacts
+    node: str
+    bricks: tuple[BrickFacts, ...]
+    online: frozenset[tuple[str, bytes]]
+
+
+def look(gluster: Gluster, name: str) -> Here:
+    """What can be replicated of a volume from this node. Raises VolumeError with what is missing; changes nothing."""
+    if os.geteuid() != 0:
+        raise VolumeError("a volume is replicated by root: bricks and their marks are root's", code="not-root",
+                          hint="run it as root on a node of the volume")  # fmt: skip
+    version = gluster.version()
+    if (0, 0) < version < OLDEST:
+        raise VolumeError(f"glusterfs {version[0]}.{version[1]} is too old", code="gluster-version",
+                          hint=f"{OLDEST[0]} or newer is needed")  # fmt: skip
+    facts = gluster.volume(name)
+    if not facts.started:
+        raise VolumeError(f"volume {name} is not started", hint=f"gluster volume start {name}", code="volume-stopped")
+    node = gluster.node()
+    bricks = tuple(b for b in facts.bricks if b.node == node)
+    hosts = ", ".join(sorted({b.host for b in facts.bricks}))
+    if not bricks:
+        raise VolumeError(f"volume {name} has no brick on this node", hint=f"run it on: {hosts}", code="no-brick")
+    if not os.path.exists("/dev/fuse"):
+        raise VolumeError("there is no /dev/fuse here", code="no-fuse",
+                          hint="load the fuse module; in a container, allow /dev/fuse")  # fmt: skip
+    online = gluster.online(name)
+    if not any((b.node, b.path) in online for b in bricks):
+        raise VolumeError(f"no brick of volume {name} runs on this node", hint=f"gluster volume start {name} force",
+                          code="no-live-brick")  # fmt: skip
+    return Here(facts, node, bricks, online)
+
+
 def parse_volume(found: ET.Element) -> VolumeFacts:
     """A `<volume>` of `gluster --xml volume info`."""
 

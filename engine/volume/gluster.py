@@ -23,7 +23,7 @@ from engine.model import NO_MARK, Changelog, EngineError, Gfid, Mark
 from engine.options import Options
 from engine.volume.base import View
 from engine.volume.brickmarks import BrickMarks, read_mark, stime_names
-from engine.volume.facts import OLDEST, BrickFacts, Gluster, VolumeError
+from engine.volume.facts import BrickFacts, Gluster, VolumeError, look
 from engine.volume.glusterfeed import GlusterFeed, wait_for_journal
 from engine.volume.glusterview import Around, GlusterView, internal
 from engine.volume.mount import AuxMount
@@ -44,21 +44,8 @@ class GlusterVolume:
         self.log = log
         self.state = state
         self.gluster = Gluster(options().gluster_command)
-        if os.geteuid() != 0:
-            raise VolumeError("a volume is replicated by root: bricks and their marks are root's", code="not-root",
-                              hint="run it as root on a node of the volume")  # fmt: skip
-        version = self.gluster.version()
-        if (0, 0) < version < OLDEST:
-            raise VolumeError(f"glusterfs {version[0]}.{version[1]} is too old", code="gluster-version",
-                              hint=f"{OLDEST[0]} or newer is needed")  # fmt: skip
-        self.facts = self.gluster.volume(name)
-        if not self.facts.started:
-            raise VolumeError(f"volume {name} is not started", hint=f"gluster volume start {name}", code="volume-stopped")
-        self.node = self.gluster.node()
-        self.bricks = tuple(b for b in self.facts.bricks if b.node == self.node)
-        hosts = ", ".join(sorted({b.host for b in self.facts.bricks}))
-        if not self.bricks:
-            raise VolumeError(f"volume {name} has no brick on this node", hint=f"run it on: {hosts}", code="no-brick")
+        here = look(self.gluster, name)
+        self.facts, self.node, self.bricks = here.facts, here.node, here.bricks
         self._lock = threading.RLock()
         self._mount: AuxMount | None = None
         self._election = Election(self.facts)
@@ -68,11 +55,7 @@ class GlusterVolume:
         self._active: dict[int, int | None] = {}
         self._facts_file = os.path.join(state, "volume.json")
         self.known = self._load()
-        online = self.gluster.online(name)
-        if not any((b.node, b.path) in online for b in self.bricks):
-            raise VolumeError(f"no brick of volume {name} runs on this node", hint=f"gluster volume start {name} force",
-                              code="no-live-brick")  # fmt: skip
-        self._online, self._asked = online, time.monotonic()
+        self._online, self._asked = here.online, time.monotonic()
 
     # ---- what is known of the secondary ----------------------------------------------------------------------
 
