@@ -84,7 +84,7 @@ class Stream:
                         data = os.pread(fd, max(st.st_size, 1), 0)
                     stat = self.view.stat_of(st, fd)._replace(size=len(data))
                     puts.append(wire.encode_put(wire.Put(gfid, stat, self._xattrs(fd), data)))
-                    sent.append(_Sent(gfid, len(data), st.st_mtime_ns))
+                    sent.append(_Sent(gfid, len(data), stat.mtime_ns))
                     size += len(puts[-1])
                     if size >= FRAME or len(puts) >= 400:
                         flush()
@@ -157,7 +157,7 @@ class Stream:
         stat = self.view.stat_of(st, fd)._replace(size=size)
         pending = link.expect(ident)
         link.post(Kind.FILE_END, ident, wire.encode_file_end(stat, self._xattrs(fd)))
-        return pending, [_Sent(gfid, size, st.st_mtime_ns, large=True)]
+        return pending, [_Sent(gfid, size, stat.mtime_ns, large=True)]
 
     def _segments(self, ident: int, gfid: Gfid, fd: int, size: int) -> int:
         """Send what is not a hole; the size to be set in the end, less than `size` if the file shrank meanwhile."""

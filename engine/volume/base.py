@@ -90,8 +90,8 @@ class View(Protocol):
     def dir_fd(self, gfid: Gfid) -> int:
         """A descriptor of a directory; the view's own."""
 
-    def stat_of(self, st: os.stat_result, fd: int) -> Stat:
-        """What travels of the stat of an open file."""
+    def stat_of(self, st: os.stat_result, fd: int | bytes) -> Stat:
+        """What travels of the stat of a file, open or by a path of `paths`."""
 
     def xattrs_of(self, fd: int) -> dict[bytes, bytes]:
         """What travels of the xattrs of an open file or directory."""

@@ -407,8 +407,8 @@ class GlusterView:
                 raise Gone(gfid) from e
             raise
 
-    def stat_of(self, st: os.stat_result, fd: int) -> Stat:
-        """What travels of the stat of an open file."""
+    def stat_of(self, st: os.stat_result, fd: int | bytes) -> Stat:
+        """What travels of the stat of a file, open or by its handle."""
         return times_of(fd, st) if st.st_dev == self._device else stat_of(st)
 
     def xattrs_of(self, fd: int) -> dict[bytes, bytes]:

@@ -279,8 +279,8 @@ class TreeView:
                 os.close(fd)
         raise Gone(gfid)
 
-    def stat_of(self, st: os.stat_result, fd: int) -> Stat:
-        """What travels of the stat of an open file."""
+    def stat_of(self, st: os.stat_result, fd: int | bytes) -> Stat:
+        """What travels of the stat of a file."""
         del fd
         return stat_of(st)
 
