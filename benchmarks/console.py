@@ -216,7 +216,7 @@ def measure(size: str, seconds: float, minutes: float) -> dict[str, Any]:
     time.sleep(1.5)
     out["dashboard_percent"] = round(share(terminal, seconds), 1)
     times, missed = [], 0
-    down = True
+    down = False
     for turn in range(120):
         if turn % 5 == 0:
             down = not down

@@ -329,12 +329,15 @@ class ControlServer:
         since = params.get("since")
         if since is not None and not isinstance(since, int):
             raise ProtocolError("since is an event's number or null", code="bad-request")
+        recent = params.get("recent") or 0
+        if not isinstance(recent, int) or recent < 0:
+            raise ProtocolError("recent is a number of events", code="bad-request")
         if connection.subscribed:
             raise ProtocolError("already subscribed", code="bad-request")
         events = self.engine.events
         newest = events.seq
         same_life = params.get("boot_id") in (None, events.boot_id)
-        start = newest if since is None else since if same_life else -1
+        start = max(newest - recent, events.oldest - 1) if since is None else since if same_life else -1
         connection.subscribed = True
         thread = threading.Thread(
             target=self._stream, args=(connection, start), name=f"stream {connection.peer.user}", daemon=True

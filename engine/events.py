@@ -34,6 +34,12 @@ class EventLog:
         """The number of the newest event, 0 before the first."""
         return self._seq
 
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest event kept; one more than `seq` where none is."""
+        with self._more:
+            return int(self._events[0]["seq"]) if self._events else self._seq + 1
+
     def publish(self, event: str, **fields: Any) -> None:
         """Add an event, its words with `_` between; fields must be fit for JSON."""
         with self._more:

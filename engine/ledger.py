@@ -165,7 +165,8 @@ class Ledger:
                 if old is not None:
                     known = Failure(*old)
                     tries = known.tries + 1
-                    f = replace(f, id=known.id, first_time=known.first_time, tries=tries,
+                    tried = known.operation if f.operation == "RETRY" else f.operation
+                    f = replace(f, id=known.id, first_time=known.first_time, tries=tries, operation=tried,
                                 next_try=f.last_time + backoff(tries) if f.next_try else 0.0)  # fmt: skip
                     self._db.execute("DELETE FROM failure WHERE id=?", (known.id,))
                 values = [getattr(f, n) for n in _FIELDS]

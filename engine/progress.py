@@ -56,10 +56,12 @@ class Flight:
     size: int
     since: float
     at: int | None = None
+    sent: float | None = None
+    """When its last byte was handed over: from then on its acknowledgement is awaited."""
 
     def shown(self, now: float) -> dict[str, Any]:
         """As a snapshot has it; the rate is that of the whole way so far."""
-        spent = now - self.since
+        spent = (self.sent or now) - self.since
         rate = round(self.at / spent, 1) if self.at is not None and spent > 0.05 else None
         return {"path": self.path, "bytes": [self.at, self.size], "bytes_per_s": rate, "since": self.since}
 
@@ -93,6 +95,8 @@ class BatchProgress:
         if one is not None and one.at is not None and at > one.at:
             self.bytes_done += at - one.at
             one.at = at
+            if at >= one.size:
+                one.sent = time.time()
 
     def _eta(self, now: float) -> float | None:
         done, total = self.entries_done + self.files_done, self.entries + self.files

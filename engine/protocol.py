@@ -50,6 +50,10 @@ class Events(Protocol):
     def seq(self) -> int:
         """The newest event's number, 0 before the first."""
 
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest event kept; one more than `seq` where none is."""
+
     def since(self, seq: int) -> list[Doc] | None:
         """The events after `seq`; None when some of them are no longer kept."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,7 @@ class Reconciler:
                 result.gone.append(gfid)
                 return
         answer = self.link.call("place", place_params(gfid, [r.slot for r in rows], stat, link))
-        names = ", ".join(f"{r.name!r}" for r in rows[:3])
+        names = ", ".join(repr(os.fsdecode(r.name)) for r in rows[:3])
         self.decided(Decision(gfid, "CON-2/3/4", f"{problem.operation}: put where the primary has it ({names})"))
         if stat.is_file and (answer.get("data") or problem.operation in ("DATA", "META", "RETRY")):
             data[gfid] = None
@@ -157,7 +158,8 @@ class Reconciler:
             if row is None or seen is None:
                 return
             self.link.call("place", place_params(missing, [row.slot], seen.stat, None))
-            self.decided(Decision(missing, "CON-5", f"parent {row.name!r} was missing, made from the primary's"))
+            text = f"parent {os.fsdecode(row.name)!r} was missing, made from the primary's"
+            self.decided(Decision(missing, "CON-5", text))
             meta[missing] = None
 
 

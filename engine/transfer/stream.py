@@ -60,7 +60,7 @@ class Stream:
                 self.watch.throttle(size)
                 flight.append((self.link.request(Kind.PUT, *puts), sent))
                 puts, sent, size = [], [], 0
-            while len(flight) > WINDOW:
+            while len(flight) > WINDOW or (flight and flight[0][0].done.is_set()):
                 self._done(*flight.popleft(), result)
 
         for gfid in gfids:

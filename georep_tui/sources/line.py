@@ -91,13 +91,14 @@ class LineSource:
             raise _told(answer["error"])
         return answer.get("result")
 
-    def subscribe(self, boot_id: str | None = None, since: int | None = None) -> None:
-        """Have the picture and events come by themselves, those after `since` of the same life first."""
+    def subscribe(self, boot_id: str | None = None, since: int | None = None, recent: int = 0) -> None:
+        """Have the picture and events come by themselves, first those after `since` of the same life, else the last
+        `recent` ones that are kept."""
         with self._more:
             if self._subscribed:
                 return
             self._subscribed = True
-        self.request("subscribe", {"boot_id": boot_id, "since": since})
+        self.request("subscribe", {"boot_id": boot_id, "since": since, "recent": recent})
 
     def snapshot(self) -> Doc:
         """The picture as it is now by the engine's clock; waits for the first. Raises SourceError."""

@@ -15,6 +15,9 @@ from georep_tui.sources.line import LineSource
 RETRY = 2.0
 """Seconds between two tries to reach an engine that has gone."""
 
+RECENT = 500
+"""Events of before that one is told of when one comes to an engine."""
+
 
 def dial(path: str, name: str, timeout: float = 30.0) -> LineSource:
     """A connection to the engine at this socket. Raises SourceError."""
@@ -68,7 +71,7 @@ class SocketSource:
             try:
                 line = dial(self.path, self.name)
                 boot_id = line.hello["boot_id"]
-                line.subscribe(self._boot_id or boot_id, self._since)
+                line.subscribe(self._boot_id or boot_id, self._since, RECENT)
             except SourceError as e:
                 self._error = e
                 raise

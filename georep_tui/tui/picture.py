@@ -10,6 +10,7 @@ from typing import Any
 
 from georep_tui.tui.feed import Frame
 from georep_tui.view.events import Event, parse_event
+from georep_tui.view.labels import short_labels
 from georep_tui.view.sessions import bytes_rate
 from georep_tui.view.snapshot import Brick, Session, Snapshot, parse, refreshed
 from georep_tui.view.verdict import Thresholds
@@ -121,9 +122,7 @@ class Picture:
     def label(self, event: Event, *, with_session: bool) -> str:
         """Where an event happened: `web m1:/srv`."""
         session = self.find(event.session) if event.session else None
-        brick = session.brick(event.brick) if session and event.brick else None
         where = [session.name if session else event.session] if with_session and event.session else []
-        if brick:
-            several = session is not None and len(session.bricks) > 1
-            where += [brick.label] if several else []
-        return " ".join(where)
+        if session is not None and event.brick:
+            where += [short_labels(session).get(event.brick, "")]
+        return " ".join(part for part in where if part)

@@ -94,7 +94,7 @@ def reason_lines(judged: Judged, brick: Brick | None = None) -> tuple[Line, ...]
     reason = judged.reasons[0]
     role = signs.verdict(judged.verdict).role
     more = f" (+{len(judged.reasons) - 1} more)" if len(judged.reasons) > 1 else ""
-    tries = f" (attempt {brick.fault.attempt})" if brick and brick.fault and brick.fault.attempt else ""
+    tries = f" (attempt {brick.fault.attempt})" if brick and brick.status == "Faulty" and brick.fault and brick.fault.attempt else ""
     lines: list[Line] = [(Cell("└ ", "muted"), Cell(escape(reason.text), role), Cell(tries + more, "muted"))]
     if reason.hint:
         lines.append((Cell("  → ", "muted"), Cell(escape(reason.hint), "muted")))

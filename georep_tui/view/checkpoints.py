@@ -39,7 +39,7 @@ def checkpoint_row(
         done = f"✔ {moment(brick.checkpoint_completion_time, now, zone)}"
         reached = (Cell(done, "warning" if before else "ok"),)
     else:
-        reached = (Cell("◔ pending", "busy"), Cell(" holds it back" if holds else "", "warning"))
+        reached = (Cell("◔ holds it back", "warning"),) if holds else (Cell("◔ pending", "busy"),)
     to_go = None
     if brick.checkpoint_time is not None and brick.last_synced is not None and not brick.checkpoint_completed:
         to_go = max(0.0, brick.checkpoint_time - brick.last_synced)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import tzinfo
 from typing import Any
 
-from georep_tui.view.snapshot import Brick
+from georep_tui.view.snapshot import Brick, InFlight
 from georep_tui.view.spark import bar, percent
 from georep_tui.view.text import Cell, Line, cut_middle, escape, fit
 from georep_tui.view.units import age, clock, count, duration, moment, plural, rate, size
@@ -23,7 +23,7 @@ def flight_lines(brick: Brick, columns: int) -> list[Line]:
     """Each file on its way with its bar, bytes and rate."""
     if brick.batch is None:
         return []
-    room = max(12, columns - 46)
+    room = max(12, columns - 60)
     lines: list[Line] = []
     for item in brick.batch.in_flight:
         part = item.done / item.total if item.done is not None and item.total else None
@@ -31,9 +31,16 @@ def flight_lines(brick: Brick, columns: int) -> list[Line]:
             Cell(fit(cut_middle(escape(item.path), room), room)), Cell(" "), Cell(bar(part, 8), "busy"),
             Cell(f" {percent(part):>4} ", "muted"),
             Cell(f"{size(item.done)}/{size(item.total)}" if item.done is not None else size(item.total)),
-            Cell(f"  {rate(item.rate)}" if item.rate is not None else "  how far is not told", "muted"),
+            Cell(_pace(item), "muted"),
         ))  # fmt: skip
     return lines
+
+
+def _pace(item: InFlight) -> str:
+    if item.done is None:
+        return "  how far is not told"
+    end = ", to be confirmed" if item.total and item.done >= item.total else ""
+    return f"  {rate(item.rate)}{end}"
 
 
 def flight_note(brick: Brick) -> str:

@@ -99,6 +99,11 @@ def batch_words(fields: Mapping[str, Any]) -> str:
     return f"batch {fields.get('id', '?')}: {', '.join(parts)}{end}"
 
 
+def _crawl(fields: Mapping[str, Any]) -> str:
+    kind = str(fields.get("kind") or fields.get("new") or "?")
+    return {"live": "changelog"}.get(kind, kind)
+
+
 def _last(value: Any) -> float | None:
     if isinstance(value, list | tuple):
         value = value[-1] if value else None
@@ -109,8 +114,9 @@ _SAY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "batch": batch_words,
     "batch_done": batch_words,
     "state": lambda f: f"{f.get('old', '?')} → {f.get('new', '?')}",
-    "crawl": lambda f: f"{f.get('kind') or '?'} crawl begins",
-    "crawl_changed": lambda f: f"{f.get('kind') or f.get('new') or '?'} crawl begins",
+    "create": lambda _: "the session is made",
+    "crawl": lambda f: f"{_crawl(f)} crawl begins",
+    "crawl_changed": lambda f: f"{_crawl(f)} crawl begins",
     "active": lambda _: "active",
     "start": lambda _: "the engine starts",
     "stop": lambda _: "the engine stops",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno as errnos
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -46,8 +47,11 @@ class Failed:
 
     @property
     def group(self) -> str:
-        """What it is grouped by: the error's name and the message without the path."""
+        """What it is grouped by: the error's name with its usual words, or the message without the path."""
+        usual = os.strerror(self.errno) if self.errno else ""
         text = self.message.replace(self.path, "…") if self.path else self.message
+        if usual and usual in text:
+            return f"{errno_name(self.errno)}: {usual}"
         return f"{errno_name(self.errno)}: {text}" if self.errno else text
 
 
@@ -137,8 +141,8 @@ def failure_lines(one: Failed, now: float, zone: tzinfo | None = None) -> list[L
     if one.hint:
         lines.append((_label("→"), Cell(escape(one.hint), "strong")))
     lines += [
-        (_label("primary"), Cell(escape(one.primary) or "–"), Cell("   secondary  ", "muted"),
-         Cell(escape(one.secondary) or "–")),
+        (_label("primary"), Cell(escape(one.primary) or "not looked at")),
+        (_label("secondary"), Cell(escape(one.secondary) or "not looked at")),
         (_label("tries"), Cell(f"{one.tries}, first {moment(one.first, now, zone)}, last {moment(one.last, now, zone)}, "),
          Cell("next "), Cell(next_text(one.next_try, now))),
         (_label("id"), Cell(f"{escape(one.id)}  gfid {escape(one.gfid) or '–'}  brick {escape(one.brick)}", "muted")),

@@ -28,14 +28,14 @@ Values = Sequence[float | None]
 
 def session_head(
     session: Session, judged: Judged, now: float, limits: Thresholds, *, rates: Values = (), lags: Values = (),
-    columns: int = 80, zone: tzinfo | None = None, reasons: int = 2,
+    columns: int = 80, zone: tzinfo | None = None, reasons: int = 2, acting: bool = True,
 ) -> list[Line]:  # fmt: skip
-    """The head of a session's page."""
+    """The head of a session's page; `acting` where a person may change something."""
     spark = max(8, min(40, columns // 2 - 26))
     stale = stale_text(judged)
     role = "unknown" if stale else ""
     pending, files = pending_of(session), _sum(brick.files_rate for brick in session.bricks)
-    lines: list[Line] = [verdict_line(judged, safe_text(session, judged), columns), *hint_lines(judged, reasons)]
+    lines: list[Line] = [verdict_line(judged, safe_text(session.state, session.lag, judged), columns), *hint_lines(judged, reasons)]
     lines += [
         (label("bricks"), *bricks_text(session, stale=bool(stale)), Cell(stale, "unknown")),
         (
@@ -48,7 +48,7 @@ def session_head(
             label("rate"), Cell(fit(rate(bytes_rate(session)), 11), role),
             Cell(sparkline(rates, spark), "accent"), Cell(f"  {count(files)} files/s", "muted"),
         ),
-        (label("checkpoint"), *checkpoint_line(session, now, zone)),
+        (label("checkpoint"), *checkpoint_line(session, now, zone, acting=acting)),
     ]  # fmt: skip
     return lines
 
@@ -70,7 +70,7 @@ def brick_head(
     synced = UNKNOWN if brick.last_synced is None else moment(brick.last_synced, now, zone)
     ago = f" ({age(max(0.0, now - brick.last_synced))})" if brick.last_synced else ""
     return [
-        verdict_line(judged, columns=columns),
+        verdict_line(judged, safe_text(brick.status, brick.lag, judged), columns),
         *hint_lines(judged, reasons, brick, now, zone),
         (label("state"), *state, Cell("  to ", "muted"), Cell(escape(to))),
         (label("crawl"), Cell(crawl_text(brick.crawl), role)),

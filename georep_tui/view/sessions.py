@@ -93,11 +93,11 @@ def checkpoint_cell(point: Checkpoint) -> Cell:
     return Cell(f"◔{eta or ' pending'}", "busy")
 
 
-def checkpoint_line(session: Session, now: float, zone: tzinfo | None = None) -> Line:
-    """A checkpoint in a line: when, whether it is done, what holds it back."""
+def checkpoint_line(session: Session, now: float, zone: tzinfo | None = None, *, acting: bool = True) -> Line:
+    """A checkpoint in a line: when, whether it is done, what holds it back; the key for it if one may act."""
     point = session.checkpoint
     if point.time is None:
-        return (Cell("none set", "muted"), Cell(" (c sets one)", "muted"))
+        return (Cell("none set", "muted"), Cell(" (c sets one)" if acting else "", "muted"))
     cells = [Cell(moment(point.time, now, zone)), Cell(" ")]
     if point.completed:
         role = "warning" if point.failures_before else "ok"
@@ -126,17 +126,17 @@ def verdict_line(judged: Judged, what: str = "", columns: int = 0) -> Line:
     return (head, Cell(f"  {what}" if what else ""))
 
 
-def safe_text(session: Session, judged: Judged) -> str:
-    """What "ok" means right now, in words that the numbers bear out."""
+def safe_text(state: str, lag: float | None, judged: Judged) -> str:
+    """What "ok" means right now, of a session or a brick, in words that the numbers bear out."""
     if judged.verdict != "ok":
         return ""
-    if session.state == "Passive":
+    if state == "Passive":
         return "standing by: another replica is active"
-    if session.lag is None:
+    if lag is None:
         return "how far behind is not known"
-    if session.lag <= 0:
+    if lag <= 0:
         return "everything seen on the primary is on the secondary"
-    return f"the secondary is {duration(session.lag)} behind"
+    return f"the secondary is {duration(lag)} behind"
 
 
 def bricks_text(session: Session, *, stale: bool = False) -> Line:

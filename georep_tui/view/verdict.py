@@ -49,18 +49,25 @@ _KEYS = {
 """What to do, as the console's keys, where the engine names a command."""
 
 
-def _keyed(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-    if not any(reason.code in _KEYS for reason in reasons):
+def _keyed(reasons: tuple[Reason, ...], lag: float | None) -> tuple[Reason, ...]:
+    """The engine's reasons with this console's keys, and the lag in the units of everything else here."""
+    if not any(reason.code in _KEYS or reason.code == "lag" for reason in reasons):
         return reasons
-    return tuple(replace(one, hint=_KEYS[one.code]) if one.code in _KEYS else one for one in reasons)
+    return tuple(_put(one, lag) for one in reasons)
+
+
+def _put(one: Reason, lag: float | None) -> Reason:
+    if one.code == "lag" and lag is not None:
+        return replace(one, text=f"{duration(lag)} behind")
+    return replace(one, hint=_KEYS[one.code]) if one.code in _KEYS else one
 
 
 def judge_brick(brick: Brick, source: Source | None, now: float, limits: Thresholds) -> Judged:
     """The verdict on a brick as a person sees it at unix time `now`."""
     stale = staleness(source, now, limits)
     if stale is None and not _over(brick.lag, brick.failures, limits):
-        return Judged(brick.verdict, _keyed(brick.reasons))
-    found = [(brick.verdict, reason) for reason in _keyed(brick.reasons)]
+        return Judged(brick.verdict, _keyed(brick.reasons, brick.lag))
+    found = [(brick.verdict, reason) for reason in _keyed(brick.reasons, brick.lag)]
     codes = {reason.code for reason in brick.reasons}
     verdict = brick.verdict
     for level, reason in (*_limits(brick.lag, brick.failures, limits), *_stale(source, stale)):
@@ -73,7 +80,7 @@ def judge_brick(brick: Brick, source: Source | None, now: float, limits: Thresho
 
 def judge_session(session: Session, snapshot: Snapshot, now: float, limits: Thresholds) -> Judged:
     """The verdict on a session: its own, its thresholds', its checkpoint's, and the worst of its bricks."""
-    verdict, found, stale = session.verdict, [(session.verdict, reason) for reason in _keyed(session.reasons)], None
+    verdict, found, stale = session.verdict, [(session.verdict, reason) for reason in _keyed(session.reasons, session.lag)], None
     codes = {reason.code for reason in session.reasons}
     for level, reason in (*_limits(session.lag, session.failures, limits), *_checkpoint(session)):
         verdict = signs.worst(verdict, level)

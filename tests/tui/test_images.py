@@ -58,6 +58,13 @@ SCREENS = {
     "ask-approve": ("enter", "h", "a"),
     "ask-dismiss": ("end", "up", "f", "d"),
     "ask-sort": ("enter", "s"),
+    "ask-reject": ("enter", "h", "r"),
+    "ask-clear": ("enter", "k", "d"),
+    "ask-pause-all": ("enter", "P"),
+    "ask-option": ("enter", "O", "enter"),
+    "ask-log-brick": ("enter", "l", "b"),
+    "ask-leave": ("enter", "q"),
+    "searched": ("enter", "l", "slash", "l", "i", "n", "e", "space", "4", "7", "enter"),
     "filtered": ("enter", "slash", "w", "e", "b", "3", "enter"),
     "faults": ("exclamation_mark",),
 }
@@ -67,7 +74,7 @@ SCREENS = {
 @pytest.mark.parametrize("screen", SCREENS)
 def test_screen(screen: str, size: str) -> None:
     """Each screen and each question, at each size."""
-    if size == "200x60" and screen.startswith(("ask", "palette", "filtered", "faults", "help")):
+    if size == "200x60" and screen.startswith(("ask", "palette", "filtered", "faults", "help", "searched")):
         pytest.skip("a question looks the same on a larger terminal")
 
     async def play() -> None:
@@ -93,15 +100,48 @@ STATES: dict[str, Callable[[], scenes.Doc]] = {
 }
 
 
+@pytest.mark.parametrize("size", ["80x24", "120x40"])
 @pytest.mark.parametrize("state", STATES)
-def test_state(state: str) -> None:
+def test_state(state: str, size: str) -> None:
     """A session with one brick in each state, and that brick."""
 
     async def play() -> None:
-        async with console(Stage(snapshot(session("web", [STATES[state]()])))) as (app, pilot):
-            compare(f"state-{state}-session", image_of(app))
+        async with console(Stage(snapshot(session("web", [STATES[state]()]))), SIZES[size]) as (app, pilot):
+            compare(f"state-{state}-session-{size}", image_of(app))
             await press(app, pilot, "enter")
-            compare(f"state-{state}-brick", image_of(app))
+            compare(f"state-{state}-brick-{size}", image_of(app))
+
+    run(play)
+
+
+@pytest.mark.parametrize("size", ["80x24", "120x40"])
+def test_state_checkpoint_pending(size: str) -> None:
+    """A checkpoint that waits: its ETA, and the brick that holds it back, on the session's page and its own."""
+
+    async def play() -> None:
+        point = {"time": NOW - 60, "completed": False, "completion_time": None, "failures_before": 0, "eta_seconds": 210.0,
+                 "held_by": "/bricks/web3"}  # fmt: skip
+        each: scenes.Doc = {"checkpoint_time": NOW - 60, "checkpoint_completed": False}
+        done: scenes.Doc = {**each, "checkpoint_completed": True, "checkpoint_completion_time": NOW - 20}
+        web = session("web", [scenes.quiet(1, **done), scenes.brick(2, **each, last_synced=NOW - 90),
+                              scenes.brick(3, **each, last_synced=NOW - 400)], checkpoint=point)  # fmt: skip
+        stage = Stage(snapshot(web))
+        stage.answers = {"checkpoints": scenes.CHECKPOINTS}
+        async with console(stage, SIZES[size]) as (app, pilot):
+            compare(f"state-checkpoint-session-{size}", image_of(app))
+            await press(app, pilot, "k")
+            compare(f"state-checkpoint-page-{size}", image_of(app))
+
+    run(play)
+
+
+def test_state_read_only() -> None:
+    """Nothing that changes anything is offered, and the bar says why."""
+
+    async def play() -> None:
+        async with console(mixed(), read_only=True) as (app, pilot):
+            await press(app, pilot, "enter")
+            compare("state-read-only", image_of(app))
 
     run(play)
 

@@ -9,7 +9,7 @@ from textual.command import CommandPalette
 from textual.screen import ModalScreen
 
 from georep_tui.tui.actions import ACTIONS, BY_ID, possible, why_not
-from georep_tui.tui.app import ExitChoice
+from georep_tui.tui.app import Console, ExitChoice
 from georep_tui.tui.config import ConsoleConfig
 from georep_tui.tui.screens.dialogs import Choose, Pick, Typed
 from georep_tui.tui.screens.leaving import LeaveDialog
@@ -34,18 +34,26 @@ def name_of(app: Any) -> str:
     return str(app.place.NAME)
 
 
-async def has_effect(place: str, key: str) -> None:
-    """A key pressed on a screen changes something that can be seen, or gives an order."""
-    stage = mixed()
-    async with console(stage, (120, 40), embedded=True, toasts=True) as (app, pilot):
+async def has_effect(app: Console, pilot: Any, stage: Stage, place: str, key: str) -> None:
+    """A key pressed on a screen changes something that can be seen, or gives an order; then the screen is as it was."""
+    home = app.screen
+
+    def now() -> tuple[Any, ...]:
+        return (app.screen, text_of(app), app.theme, len(stage.told), app.focused)
+
+    before = now()
+    await press(app, pilot, key)
+    await until(lambda: now() != before, what=f"an effect of {key} on {place}")
+    while app.screen is not home and home in app.screen_stack:
+        await press(app, pilot, "escape")
+    if app.screen is not home:  # it went from one of its kind to another
+        while name_of(app) != "overview":
+            await press(app, pilot, "escape")
         await press(app, pilot, *PLACES[place])
-
-        def now() -> tuple[Any, ...]:
-            return (app.screen, text_of(app), app.theme, len(stage.told), app.focused)
-
-        before = now()
-        await press(app, pilot, key)
-        await until(lambda: now() != before, what=f"an effect of {key} on {place}")
+    if isinstance(app.focused, Search):
+        await press(app, pilot, "escape")
+    app.clear_notifications()
+    await settled(app, pilot)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -57,12 +65,14 @@ def test_every_offered_key_has_an_effect_or_a_reason(
     monkeypatch.chdir(tmp_path)
 
     async def play() -> None:
-        async with console(mixed(), (120, 40), embedded=True, toasts=True) as (app, pilot):
+        stage = mixed()
+        async with console(stage, (120, 40), embedded=True, toasts=True) as (app, pilot):
             await press(app, pilot, *PLACES[place])
             context = app.context()
-            keys = [one.keys.split(",")[0] for one in ACTIONS if possible(one, context)]
-        for key in keys:
-            await has_effect(place, key)
+            # what leaves the screen for good comes last
+            keys = sorted((one.keys.split(",")[0] for one in ACTIONS if possible(one, context)), key=lambda key: key == "escape")
+            for key in keys:
+                await has_effect(app, pilot, stage, place, key)
 
     run(play)
 
@@ -390,7 +400,7 @@ def test_palette_finds_and_does() -> None:
             async with console(mixed(), toasts=True) as (app, pilot):
                 await press(app, pilot, "enter", key)
                 assert isinstance(app.screen, CommandPalette)
-                await press(app, pilot, *"operations")
+                await pilot.press(*"operations")
                 await until(lambda app=app: "what people did here" in text_of(app))
                 await press(app, pilot, "enter")
                 await until(lambda app=app: name_of(app) == "operations")
@@ -402,10 +412,12 @@ def test_help_lists_all_keys_of_the_screen() -> None:
     """Each action that exists on a screen is on its help, with all its keys; one that cannot be done says why."""
 
     async def play() -> None:
-        for place, keys in PLACES.items():
-            if place == "help":
-                continue
-            async with console(mixed(), (160, 100)) as (app, pilot):
+        async with console(mixed(), (160, 100)) as (app, pilot):
+            for place, keys in PLACES.items():
+                if place == "help":
+                    continue
+                while name_of(app) != "overview":
+                    await press(app, pilot, "escape")
                 await press(app, pilot, *keys)
                 context = app.context()
                 await press(app, pilot, "question_mark")

@@ -121,3 +121,13 @@ def test_a_full_disk_costs_lines_not_the_engine(capfd: pytest.CaptureFixture[str
     log.close()
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+def test_oldest_is_the_first_that_is_kept() -> None:
+    """STA-4: before any event, and when the first ones have been dropped."""
+    events = EventLog(kept=3)
+    assert events.oldest == 1 and events.since(events.oldest - 1) == []
+    for _ in range(5):
+        events.publish("x")
+    assert events.oldest == 3
+    assert [one["seq"] for one in events.since(events.oldest - 1) or []] == [3, 4, 5]

@@ -14,7 +14,7 @@ from georep_tui.tui.widgets.board import Board
 from georep_tui.tui.widgets.panel import Panel
 from georep_tui.view import chronicle
 from georep_tui.view.head import batch_lines, brick_head
-from georep_tui.view.logs import log_line, parse_log_line
+from georep_tui.view.logs import log_lines, parse_log_line
 from georep_tui.view.text import Cell, Line
 from georep_tui.view.verdict import judge_brick
 
@@ -77,7 +77,7 @@ class BrickScreen(ConsoleScreen):
 
     def _fill(self, name: str, lines: list[Line], note: str) -> None:
         panel = self.query_one(f"#{name}", Panel)
-        panel.roll.empty = note
+        panel.roll.empty = ""  # the title says it
         panel.show(lines)
         panel.say(note)
 
@@ -91,5 +91,5 @@ class BrickScreen(ConsoleScreen):
         if new:
             self._last_line = new[-1].number
             panel = self.query_one("#tail", Panel)
-            panel.add([log_line(line, with_brick=False, zone=zone) for line in new])
+            panel.add(part for line in new for part in log_lines(line, self.size.width - 3, zone=zone))
             panel.say(new[-1].text)

@@ -53,7 +53,14 @@ class CheckpointsScreen(ConsoleScreen):
             return
         snapshot = picture.snapshot
         self.query_one("#head", Board).show(
-            [(Cell("checkpoint ", "muted"), *checkpoint_line(session, now, picture.zone))]
+            [
+                (
+                    Cell("checkpoint ", "muted"),
+                    *checkpoint_line(
+                        session, now, picture.zone, acting=not (self.console.read_only or self.console.replay)
+                    ),
+                )
+            ]
         )
         grid = self.query_one("#table", Grid)
         rows = [checkpoint_row(one, session, snapshot, now, picture.limits, picture.zone) for one in session.bricks]

@@ -64,6 +64,7 @@ class DashboardScreen(TableScreen):
             session, judge_session(session, picture.snapshot, now, picture.limits), now, picture.limits,
             rates=picture.rates(session.id), lags=picture.lags(session.id), columns=self.size.width, zone=picture.zone,
             reasons=1 if self.size.height < 30 else 4,
+            acting=not (self.console.read_only or self.console.replay),
         )  # fmt: skip
 
     def _add_events(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from textual.widget import Widget
 
@@ -13,8 +13,10 @@ from georep_tui.tui.screens.dialogs import Pick
 from georep_tui.tui.widgets.board import Board
 from georep_tui.tui.widgets.roll import Roll
 from georep_tui.tui.widgets.search import Search
-from georep_tui.view.logs import LEVELS, LogLine, log_line, parse_log_line
-from georep_tui.view.text import Cell, escape
+from georep_tui.view.labels import short_labels
+from georep_tui.view.logs import LEVELS, LogLine, log_line, log_lines, parse_log_line
+from georep_tui.view.text import Cell, Line, escape
+from georep_tui.view.units import plural
 
 KEPT = 5000
 EVERY = 0.9
@@ -31,6 +33,8 @@ class LogScreen(ConsoleScreen):
         self.level = "debug"
         self.only = ""
         self.needle = ""
+        self.wrapped = True
+        self._width = 0
         self._asked = 0.0
         self._last = 0
         self._error = ""
@@ -55,6 +59,8 @@ class LogScreen(ConsoleScreen):
         if not self._began and self.brick is not None:
             self.only = self.brick.brick
         self._began = True
+        if self.wrapped and self.lines and self._width != self.size.width:
+            self._show_again()
         if session is not None and now - self._asked >= EVERY and self.console.replay is None:
             self._asked = now
             self.console.orders.ask(f"log:{self.session_id}", "logs", {
@@ -67,7 +73,7 @@ class LogScreen(ConsoleScreen):
         cells = [Cell("following" if roll.following else "held here", "ok" if roll.following else "warning")]
         cells.append(Cell(f"  level {self.level} and worse" if self.level != "debug" else "  all levels", "muted"))
         cells.append(Cell(f"  brick {escape(self.only)}" if self.only else "  all bricks", "muted"))
-        cells.append(Cell(f"  {len(roll.lines)} lines", "muted"))
+        cells.append(Cell(f"  {plural(sum(map(self._wanted, self.lines)), 'line')}", "muted"))
         if self.needle:
             cells.append(Cell(f"  / {escape(self.needle)} (n next, N previous)", "accent"))
         if self._error:
@@ -90,8 +96,7 @@ class LogScreen(ConsoleScreen):
             if new:
                 self._last = new[-1].number
                 self.lines.extend(new)
-                zone = self.console.picture.zone
-                self.roll.add(log_line(line, zone=zone) for line in new if self._wanted(line))
+                self.roll.add(self._drawn(new))
             self.roll.empty = "no lines"
         if self.is_current:
             self._say()
@@ -100,9 +105,21 @@ class LogScreen(ConsoleScreen):
         return LEVELS.index(line.level) >= LEVELS.index(self.level) and self.only in ("", line.brick)
 
     def _show_again(self) -> None:
-        zone = self.console.picture.zone
-        self.roll.show(log_line(line, zone=zone) for line in self.lines if self._wanted(line))
+        self._width = self.size.width
+        self.roll.show(self._drawn(self.lines))
         self._say()
+
+    def _drawn(self, lines: Iterable[LogLine]) -> Iterator[Line]:
+        session, zone = self.session, self.console.picture.zone
+        short = short_labels(session) if session else {}
+        labels = {brick.brick: short.get(brick.id, "") for brick in session.bricks} if session and not self.only else {}
+        for line in lines:
+            if self._wanted(line):
+                label = "" if self.only else labels.get(line.brick, line.brick)
+                if self.wrapped:
+                    yield from log_lines(line, self.size.width - 3, label=label, zone=zone)
+                else:
+                    yield log_line(line, label=label, zone=zone)
 
     def on_roll_followed(self) -> None:
         """Following or not."""
@@ -110,7 +127,7 @@ class LogScreen(ConsoleScreen):
 
     # -- actions ----------------------------------------------------------------------------------------------------
 
-    def do_filter(self) -> None:
+    def do_search(self) -> None:
         """Type what to search for."""
         self.query_one(Search).open()
 
@@ -125,7 +142,7 @@ class LogScreen(ConsoleScreen):
         """Back to the lines."""
         self.roll.focus()
 
-    def do_next_fault(self) -> None:
+    def do_next_match(self) -> None:
         """The next match."""
         self._search(1)
 
@@ -135,9 +152,14 @@ class LogScreen(ConsoleScreen):
 
     def _search(self, step: int) -> None:
         if not self.needle:
-            self.do_filter()
+            self.do_search()
         elif not self.roll.find(self.needle, step):
             self.notify(f"no line has {self.needle!r}", timeout=3, markup=False)
+
+    def do_wrap(self) -> None:
+        """Long lines whole, or cut."""
+        self.wrapped = not self.wrapped
+        self._show_again()
 
     def do_level(self) -> None:
         """The next level."""
