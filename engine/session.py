@@ -275,6 +275,8 @@ class Session:
                 "lag_seconds": None if not lags or None in lags else max(lags),
                 "failures": sum(b["failures"] for b in bricks),
                 "checkpoint": _session_checkpoint(bricks),
+                "thresholds": {"lag_warning": limits.lag_warning, "lag_critical": limits.lag_critical,
+                               "failures_warning": limits.failures_warning, "failures_critical": limits.failures_critical},
                 "bricks": bricks,
             }],
         }  # fmt: skip

@@ -11,10 +11,12 @@ from typing import Any
 from georep_tui import output
 from georep_tui.output import DONE, INCOMPLETE
 from georep_tui.sources.base import Source, SourceError
+from georep_tui.tui.config import ConsoleConfigError, load_config
 from georep_tui.view.logs import LEVELS
 from georep_tui.view.status import check, list_rows, status_lines
 from georep_tui.view.text import escape
 from georep_tui.view.units import plural, size, stamp
+from georep_tui.view.verdict import Thresholds, judged
 
 POLL = 0.5
 """Seconds between two questions of a command that waits."""
@@ -30,11 +32,22 @@ def the_session(source: Source, name: str) -> dict[str, Any]:
     raise SourceError(f"session {name} is not running", hint="georep-tui list", code="no-session")
 
 
+def _thresholds() -> Thresholds:
+    """A person's own, as the console has them. Raises SourceError."""
+    try:
+        return load_config().thresholds
+    except ConsoleConfigError as e:
+        raise SourceError(str(e), code="usage") from e
+
+
 def status(source: Source, name: str, *, as_json: bool, watch: bool, check_: bool, every: float = 2.0) -> int:
     """`status`: the picture as text, JSON, or one line for a monitoring system; again and again with `watch`."""
     shown: list[str] = []
+    thresholds = _thresholds()
     while True:
         document = _only(source.snapshot(), name)
+        if not as_json or check_:
+            document = judged(document, thresholds)
         code = DONE
         if check_:
             code, line = check(document)

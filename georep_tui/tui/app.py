@@ -235,7 +235,9 @@ class Console(Roaming, Acting, App[ExitChoice]):
         snapshot = self.picture.snapshot
         if snapshot is None:
             return
-        judged = {one.name: judge_session(one, snapshot, now, self.picture.limits).verdict for one in snapshot.sessions}
+        judged = {
+            one.name: judge_session(one, snapshot, now, self.picture.limits_of(one)).verdict for one in snapshot.sessions
+        }
         worst = signs.worst(*judged.values()) if judged else "unknown"
         if self.picture.error:
             worst = "unknown"

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from engine.model import EngineError
+from engine.options import duration, parse_value
 from georep_tui.view.verdict import Thresholds
 
 THEMES = ("georep-dark", "georep-light", "georep-contrast")
@@ -79,7 +81,7 @@ def parse_config(doc: Mapping[str, Any]) -> ConsoleConfig:
 
 
 def _thresholds(doc: Mapping[str, Any]) -> Thresholds:
-    known = {one.name: one for one in fields(Thresholds)}
+    known = {one.name: one for one in fields(Thresholds) if one.name != "chosen"}
     values: dict[str, Any] = {}
     for table in ("options", "thresholds"):
         for name, value in _table(doc, table).items():
@@ -87,10 +89,11 @@ def _thresholds(doc: Mapping[str, Any]) -> Thresholds:
                 if table == "options":
                     continue
                 raise ConsoleConfigError(f"thresholds.{name} is not known; there are {', '.join(known)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise ConsoleConfigError(f"{table}.{name} = {value!r}: a number from 0 is needed")
-            values[name] = int(value) if name.startswith("failures") else float(value)
-    return Thresholds(**values)
+            try:
+                values[name] = float(duration(value)) if name == "stale" else parse_value(name, value)
+            except (ValueError, EngineError) as e:
+                raise ConsoleConfigError(f"{table}.{name} = {value!r}: {e}") from e
+    return Thresholds(**values, chosen=frozenset(values))
 
 
 def _table(doc: Mapping[str, Any], name: str) -> Mapping[str, Any]:

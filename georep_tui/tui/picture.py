@@ -13,7 +13,7 @@ from georep_tui.view.events import Event, parse_event
 from georep_tui.view.labels import short_labels
 from georep_tui.view.sessions import bytes_rate
 from georep_tui.view.snapshot import Brick, Session, Snapshot, parse, refreshed
-from georep_tui.view.verdict import Thresholds
+from georep_tui.view.verdict import Thresholds, limits_of
 
 EVENTS = 5000
 POINTS = 240
@@ -103,6 +103,10 @@ class Picture:
     def lags(self, key: str) -> list[float | None]:
         """The lags of a session or brick."""
         return list(self.traces[key].lags) if key in self.traces else []
+
+    def limits_of(self, session: Session) -> Thresholds:
+        """The thresholds that count for a session."""
+        return limits_of(session, self.limits)
 
     def session(self, session_id: str) -> Session | None:
         """The session of that id."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from georep_tui.view import signs
-from georep_tui.view.snapshot import Brick, Reason, Session, Snapshot, Source
+from georep_tui.view.snapshot import Brick, Reason, Session, Snapshot, Source, parse
 from georep_tui.view.units import age, duration, plural
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When a number becomes a warning or critical: lag in seconds, failures as a count, age of data in seconds."""
+    """When a number becomes a warning or critical: lag in seconds, failures as a count, age of data in seconds.
+
+    `chosen` names those a person set; the others are the engine's where it says which it has.
+    """
 
     lag_warning: float = 60.0
     lag_critical: float = 600.0
     failures_warning: int = 1
     failures_critical: int = 100
     stale: float = 10.0
+    chosen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,21 @@ def staleness(source: Source | None, now: float, limits: Thresholds) -> float | 
     old = max(0.0, now - source.data_time) if source.data_time is not None else 0.0
     return old if not source.connected or old > limits.stale else None
 
+
+def limits_of(session: Session, limits: Thresholds) -> Thresholds:
+    """The thresholds that count for a session: its engine's, and a person's own where those are lower."""
+    theirs = session.raw.get("thresholds")
+    if not isinstance(theirs, dict):
+        return limits
+    values = {}
+    for name in _NAMES:
+        known = theirs.get(name)
+        if isinstance(known, int | float):
+            values[name] = min(known, getattr(limits, name)) if name in limits.chosen else known
+    return replace(limits, **values)  # type: ignore[arg-type]
+
+
+_NAMES = ("lag_warning", "lag_critical", "failures_warning", "failures_critical")
 
 _KEYS = {
     "held": "h shows them: approve or reject",
@@ -106,6 +127,25 @@ def judge_session(session: Session, snapshot: Snapshot, now: float, limits: Thre
             found.append((level, reason))
     found.sort(key=lambda item: -signs.rank(item[0]))
     return Judged(verdict, tuple(reason for _, reason in found), stale)
+
+
+def judged(document: Mapping[str, Any], limits: Thresholds) -> dict[str, Any]:
+    """A snapshot's document with its verdicts raised by a person's thresholds, for the plain status and `--check`."""
+    if not limits.chosen:
+        return dict(document)
+    snapshot = parse(document)
+    sessions = []
+    for doc, session in zip(document["sessions"], snapshot.sessions, strict=True):
+        theirs = limits_of(session, limits)
+        level, found = session.verdict, [(session.verdict, reason) for reason in session.reasons]
+        for worse, reason in _limits(session.lag, session.failures, theirs):
+            if reason.code not in {known.code for _, known in found}:
+                found.append((worse, replace(reason, hint="a threshold of this console's own configuration")))
+            level = signs.worst(level, worse)
+        found.sort(key=lambda item: -signs.rank(item[0]))
+        reasons = [{"code": one.code, "text": one.text, "hint": one.hint} for _, one in found]
+        sessions.append({**doc, "verdict": level, "reasons": reasons})
+    return {**document, "sessions": sessions}
 
 
 def _over(lag: float | None, failures: int | None, limits: Thresholds) -> bool:

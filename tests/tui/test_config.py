@@ -36,6 +36,15 @@ def test_all_settings(tmp_path: Path) -> None:
     assert config.thresholds.failures_warning == 2
 
 
+def test_thresholds_are_written_as_options_are(tmp_path: Path) -> None:
+    """`5m` in `[options]` is for the engine and for the console; what a person set is known as such."""
+    file = tmp_path / "config.toml"
+    file.write_text("[options]\nlag_warning = '5m'\n[thresholds]\nstale = '20s'\nfailures_critical = 7\n")
+    limits = load_config(str(file)).thresholds
+    assert (limits.lag_warning, limits.stale, limits.failures_critical) == (300.0, 20.0, 7)
+    assert limits.chosen == {"lag_warning", "stale", "failures_critical"}
+
+
 def test_without_a_file_the_defaults(tmp_path: Path) -> None:
     """And where it is looked for."""
     assert load_config(str(tmp_path / "none")) == ConsoleConfig()

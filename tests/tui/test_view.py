@@ -16,7 +16,8 @@ from georep_tui.view.spark import bar, percent, sparkline
 from georep_tui.view.table import Column, Order, Row, arrange, layout
 from georep_tui.view.text import cut, cut_middle, escape, fit, plain, width, wrap
 from georep_tui.view.units import age, clock, count, duration, moment, rate, size
-from georep_tui.view.verdict import Thresholds, judge_brick, judge_session
+from georep_tui.view.status import check
+from georep_tui.view.verdict import Thresholds, judge_brick, judge_session, judged, limits_of
 from tests.tui import scenes
 from tests.tui.scenes import NOW, ZONE, session, snapshot
 
@@ -184,9 +185,9 @@ def test_thresholds_raise_a_verdict_and_never_lower_it() -> None:
     assert judge_brick(one, source, NOW, Thresholds(lag_warning=90)).verdict == "warning"
     assert judge_brick(one, source, NOW, Thresholds(lag_warning=9, lag_critical=90)).verdict == "critical"
     assert judge_brick(two, source, NOW, Thresholds(lag_warning=1e9)).verdict == "critical"
-    judged = judge_session(taken.sessions[0], taken, NOW, Thresholds(lag_warning=90))
-    assert judged.verdict == "critical" and judged.reasons[0].code == "ssh"
-    assert {reason.code for reason in judged.reasons} == {"ssh", "lag"}
+    found = judge_session(taken.sessions[0], taken, NOW, Thresholds(lag_warning=90))
+    assert found.verdict == "critical" and found.reasons[0].code == "ssh"
+    assert {reason.code for reason in found.reasons} == {"ssh", "lag"}
 
 
 def test_every_state_has_a_sign_of_its_own() -> None:
@@ -234,3 +235,20 @@ def test_notices_are_about_changes_only() -> None:
     assert notices(None, after) == [] and notices(after, after) == []
     found = notices(before, after)
     assert [one.severity for one in found] == ["error", "warning"] and "2 new failures" in found[1].title
+
+
+def test_thresholds_are_the_engines_unless_a_person_chose_lower_ones() -> None:
+    """A session whose engine warns late is not warned about by the console's defaults; `--check` says the same."""
+    theirs = {"lag_warning": 3600.0, "lag_critical": 7200.0, "failures_warning": 1, "failures_critical": 100}
+    web = scenes.session("web", [scenes.brick(1, lag_seconds=120.0)], lag_seconds=120.0, thresholds=theirs)
+    document = scenes.snapshot(web)
+    taken = parse(document)
+    (session,) = taken.sessions
+    default, own = Thresholds(), Thresholds(lag_warning=90, lag_critical=1e6, chosen=frozenset({"lag_warning", "lag_critical"}))
+    assert judge_session(session, taken, NOW, limits_of(session, default)).verdict == "ok"
+    assert check(judged(document, default))[0] == 0
+    limits = limits_of(session, own)
+    assert (limits.lag_warning, limits.lag_critical) == (90, 7200), "never later than the engine"
+    assert judge_session(session, taken, NOW, limits).verdict == "warning"
+    code, line = check(judged(document, own))
+    assert code == 1 and "2m00s behind" in line

@@ -53,11 +53,12 @@ class BrickScreen(ConsoleScreen):
         if brick is None or picture.snapshot is None:
             self.query_one("#head", Board).show([(Cell("this brick is no longer there (esc goes back)", "warning"),)])
             return
-        columns = self.size.width
-        judged = judge_brick(brick, picture.snapshot.source(brick.node), now, picture.limits)
+        columns, session = self.size.width, self.session
+        limits = picture.limits_of(session) if session else picture.limits
+        judged = judge_brick(brick, picture.snapshot.source(brick.node), now, limits)
         reasons = 1 if self.size.height < 30 else 4
         self.query_one("#head", Board).show(brick_head(
-            brick, judged, now, picture.limits, rates=picture.rates(brick.id), lags=picture.lags(brick.id),
+            brick, judged, now, limits, rates=picture.rates(brick.id), lags=picture.lags(brick.id),
             columns=columns, zone=picture.zone, reasons=reasons,
         ))  # fmt: skip
         self.query_one("#batch", Board).show(batch_lines(brick, columns, stale=judged.stale is not None))
@@ -69,7 +70,6 @@ class BrickScreen(ConsoleScreen):
         self._fill("restarts", chronicle.restart_history(brick, now, picture.zone), chronicle.restarts_note(brick))
         if now - self._asked >= LOG_EVERY and not self.console.picture.error:
             self._asked = now
-            session = self.session
             self.console.orders.ask(f"tail:{self.brick_id}", "logs", {
                 "session": session.name if session else "", "brick": brick.brick, "since": self._last_line,
                 "limit": LOG_LINES,

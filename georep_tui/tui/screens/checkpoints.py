@@ -63,7 +63,8 @@ class CheckpointsScreen(ConsoleScreen):
             ]
         )
         grid = self.query_one("#table", Grid)
-        rows = [checkpoint_row(one, session, snapshot, now, picture.limits, picture.zone) for one in session.bricks]
+        limits = picture.limits_of(session)
+        rows = [checkpoint_row(one, session, snapshot, now, limits, picture.zone) for one in session.bricks]
         grid.show(arrange(rows, keep=grid.keys if self.console.holding else ()))
         if now - self._asked >= EVERY and self.console.replay is None:
             self._asked = now

@@ -48,7 +48,8 @@ class DashboardScreen(TableScreen):
         picture, session = self.console.picture, self.session
         if session is None or picture.snapshot is None:
             return []
-        return [brick_row(brick, picture.snapshot, now, picture.limits) for brick in session.bricks]
+        limits = picture.limits_of(session)
+        return [brick_row(brick, picture.snapshot, now, limits) for brick in session.bricks]
 
     def draw(self, now: float) -> None:
         """Draw what changed."""
@@ -60,8 +61,9 @@ class DashboardScreen(TableScreen):
         picture, session = self.console.picture, self.session
         if session is None or picture.snapshot is None:
             return [(Cell("this session is no longer there (esc goes back)", "warning"),)]
+        limits = picture.limits_of(session)
         return session_head(
-            session, judge_session(session, picture.snapshot, now, picture.limits), now, picture.limits,
+            session, judge_session(session, picture.snapshot, now, limits), now, limits,
             rates=picture.rates(session.id), lags=picture.lags(session.id), columns=self.size.width, zone=picture.zone,
             reasons=1 if self.size.height < 30 else 4,
             acting=not (self.console.read_only or self.console.replay),

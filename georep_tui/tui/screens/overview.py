@@ -50,7 +50,7 @@ class OverviewScreen(TableScreen):
         if picture.snapshot is None:
             return []
         return [
-            session_row(one, picture.snapshot, now, picture.limits, picture.rates(one.id))
+            session_row(one, picture.snapshot, now, picture.limits_of(one), picture.rates(one.id))
             for one in picture.snapshot.sessions
         ]
 
@@ -67,7 +67,7 @@ class OverviewScreen(TableScreen):
             text = escape(picture.error) if picture.error else "looking for sessions…"
             return [(Cell(text, "critical" if picture.error else "muted"),)]
         verdicts = [
-            judge_session(one, picture.snapshot, now, picture.limits).verdict for one in picture.snapshot.sessions
+            judge_session(one, picture.snapshot, now, picture.limits_of(one)).verdict for one in picture.snapshot.sessions
         ]
         cells = [Cell(f"{plural(len(verdicts), 'session')}  ", "strong")]
         for verdict in reversed(signs.VERDICTS):

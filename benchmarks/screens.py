@@ -1,0 +1,209 @@
+"""What a screen costs the engine: the same burst of changes headless, attached to, and with the console embedded.
+
+    python -m benchmarks.screens [--runs 7] [--files 30000] [--size 2048]
+
+In each run a tree of many small files is moved into the primary of a running session, and the time is taken from the
+first batch until the last is committed, by the engine's own clock. The three ways take turns, the first another one each round. Prints
+medians with their spread, and for each way the median of its ratios to the headless run of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+WAYS = ("headless", "attached", "embedded")
+LIMITS = {"attached": 1.05, "embedded": 1.15}
+COMMAND = [sys.executable, "-m", "georep_tui"]
+
+
+class Figures(NamedTuple):
+    """Seconds: of wall clock, of the engine's processor time, and of the agent's."""
+
+    wall: float
+    engine: float
+    agent: float
+
+
+class Place:
+    """Directories for one comparison, and a session between two of them."""
+
+    def __init__(self, base: Path, files: int, size: int) -> None:
+        self.base = base
+        self.primary, self.secondary, self.burst = base / "primary", base / "secondary", base / "burst"
+        for directory in (self.primary, self.secondary, base / "run", base / "state", base / "config"):
+            directory.mkdir()
+        self.files, self.size = files, size
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("GEOREP_")},
+            "XDG_RUNTIME_DIR": str(base / "run"), "XDG_STATE_HOME": str(base / "state"),
+            "XDG_CONFIG_HOME": str(base / "config"), "TERM": "xterm-256color", "COLORTERM": "truecolor",
+        }  # fmt: skip
+        self.run = [*COMMAND, "run", str(self.primary), str(self.secondary), "--name", "burst", "--set",
+                    "delete_guard_minimum=10000000"]  # fmt: skip
+
+    def make_burst(self) -> None:
+        """The tree that is to be moved in."""
+        data = os.urandom(self.size)
+        for number in range(self.files):
+            directory = self.burst / f"d{number // 200}"
+            if number % 200 == 0:
+                directory.mkdir(parents=True)
+            (directory / f"f{number}").write_bytes(data)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The brick, or nothing while there is none."""
+        done = subprocess.run([*COMMAND, "status", "burst", "--json"], env=self.env, capture_output=True, text=True, check=False)
+        return json.loads(done.stdout)["sessions"][0]["bricks"][0] if done.returncode == 0 else {}  # type: ignore[no-any-return]
+
+    @contextmanager
+    def engine(self, way: str) -> Iterator[int]:
+        """The engine, and what looks at it; gives the engine's process id."""
+        screens: list[subprocess.Popen[bytes]] = []
+        masters: list[int] = []
+
+        def on_screen(words: list[str]) -> subprocess.Popen[bytes]:
+            master, slave = pty.openpty()
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+            process = subprocess.Popen(words, env=self.env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+            os.close(slave)
+            masters.append(master)
+            screens.append(process)
+            threading.Thread(target=_drain, args=(master,), daemon=True).start()
+            return process
+
+        if way == "embedded":
+            engine = on_screen(self.run)
+        else:
+            engine = subprocess.Popen([*self.run, "--no-ui"], env=self.env, stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        try:
+            self.until(lambda: self.snapshot().get("lag_seconds") == 0, "the session is active")
+            if way == "attached":
+                on_screen([*COMMAND, "attach", "burst"])
+                time.sleep(3)  # its screen is drawn
+            yield _working(engine.pid)
+        finally:
+            subprocess.run([*COMMAND, "stop", "burst"], env=self.env, capture_output=True, check=False)
+            for process in (*screens, engine):
+                process.terminate() if process is not engine else None
+                process.wait(60)
+            for master in masters:
+                os.close(master)
+
+    @staticmethod
+    def until(true: Any, what: str, seconds: float = 300) -> None:
+        """Wait until it is so."""
+        end = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > end:
+                raise SystemExit(f"not within {seconds:.0f} s: {what}")
+            time.sleep(0.2)
+
+    def measure(self, way: str) -> Figures:
+        """One burst."""
+        self.make_burst()
+        with self.engine(way) as pid:
+            agent = next(iter(_children(pid)), 0)
+            before = _cpu(pid), _cpu(agent)
+            began = time.time()
+            os.rename(self.burst, self.primary / "burst")
+            # nobody asks the engine while it works: the secondary's own count says when it is nearly through
+            last = self.secondary / "burst" / f"d{(self.files - 1) // 200}" / f"f{self.files - 1}"
+            self.until(lambda: _count(self.secondary / "burst") >= self.files and last.exists(), "the burst is there")
+            self.until(lambda: not (brick := self.snapshot())["batch"] and brick["lag_seconds"] == 0, "all is committed")
+            after = _cpu(pid), _cpu(agent)
+            brick = self.snapshot()
+            batches = [one for one in brick["history"] if one["files"] and one["started"] >= began]
+            ended = max(one["started"] + one["seconds"] for one in batches)
+            # the second until the slice closes is the same for all
+            found = Figures(ended - batches[0]["started"], after[0] - before[0], after[1] - before[1])
+            shutil.rmtree(self.primary / "burst")
+            self.until(lambda: not (self.secondary / "burst").exists(), "the burst is gone again")
+            self.until(lambda: self.snapshot()["lag_seconds"] == 0, "that is committed")
+        return found
+
+
+def _drain(master: int) -> None:
+    while True:
+        try:
+            if not os.read(master, 1 << 16):
+                return
+        except OSError:
+            return
+
+
+def _count(directory: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(directory))
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        found += [int(one) for one in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
+    return found
+
+
+def _working(pid: int) -> int:
+    """The process that has the engine: the console runs in a child, so that it can be left."""
+    while True:
+        deeper = [one for one in _children(pid) if b"georep_tui\0" in Path(f"/proc/{one}/cmdline").read_bytes()]
+        if not deeper:
+            return pid
+        pid = deeper[0]
+
+
+def _cpu(pid: int) -> float:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def main() -> int:
+    """Measure and print; exit code 1 when a screen costs more than it may."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--files", type=int, default=30_000)
+    parser.add_argument("--size", type=int, default=2048)
+    given = parser.parse_args()
+    found: dict[str, list[Figures]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory(prefix="georep-screens-") as directory:
+        place = Place(Path(directory), given.files, given.size)
+        for turn in range(given.runs):
+            for step in range(len(WAYS)):
+                way = WAYS[(turn + step) % len(WAYS)]
+                found[way].append(place.measure(way))
+                print(turn + 1, way, *(f"{value:.2f}" for value in found[way][-1]), flush=True)
+    print("| way | seconds | engine CPU | agent CPU | ratio of seconds | allowed |\n|---|---|---|---|---|---|")
+    bad = False
+    for way in WAYS:
+        wall, engine, agent = ([one[at] for one in found[way]] for at in range(3))
+        ratios = [one.wall / other.wall for one, other in zip(found[way], found["headless"], strict=True)]
+        limit = LIMITS.get(way)
+        bad |= limit is not None and statistics.median(ratios) > limit
+        print(f"| {way} | {_spread(wall)} | {_spread(engine)} | {_spread(agent)} | {_spread(ratios)} | {limit or ''} |")
+    return int(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
