@@ -32,7 +32,7 @@ from georep_tui.tui.screens.base import ConsoleScreen
 from georep_tui.tui.screens.overview import OverviewScreen
 from georep_tui.tui.terminal import TerminalDriver, TerminalLost
 from georep_tui.view import signs
-from georep_tui.view.notices import notices
+from georep_tui.view.notices import Notice, notices
 from georep_tui.view.text import Cell, Line, escape
 from georep_tui.view.units import age
 from georep_tui.view.units import clock as clock_text
@@ -46,6 +46,9 @@ AGEING = 1.0
 
 STILL = 5.0
 """Seconds until what nothing changes is drawn again, for its ages."""
+
+FLAPPING = 60.0
+"""Seconds within which the same brick's next fault is no news."""
 
 BEHIND = 4
 """Pieces of output a terminal may be behind before ticks are left out."""
@@ -98,6 +101,8 @@ class Console(Roaming, Acting, App[ExitChoice]):
         self._last_key = -HOLD
         self._ticked = 0.0
         self._title = ""
+        self._faults_told: dict[str, float] = {}
+        self._flapping: set[str] = set()
         for one in theme.OURS:
             self.register_theme(one)
 
@@ -171,11 +176,23 @@ class Console(Roaming, Acting, App[ExitChoice]):
         self.picture.step(self.now())
         after = self.picture.snapshot
         if after is not None and after is not before:
-            for notice in notices(before, after):
+            for notice in filter(self._worth_saying, notices(before, after)):
                 self.notify(notice.text, title=notice.title, severity=notice.severity, markup=False)  # type: ignore[arg-type]
             if before is None and len(after.sessions) == 1 and isinstance(self.screen, OverviewScreen):
                 self.open_session(after.sessions[0].id)
         self.tick()
+
+    def _worth_saying(self, notice: Notice) -> bool:
+        """A brick that fails again and again is said once a minute, and its recoveries with it; the events say all."""
+        kind, _, where = notice.title.partition(": ")
+        if kind == "✖ Faulty":
+            told, now = self._faults_told.get(where), self.now()
+            if told is not None and 0 <= now - told < FLAPPING:
+                self._flapping.add(where)
+                return False
+            self._faults_told[where] = now
+            self._flapping.discard(where)
+        return not (kind == "● Active again" and where in self._flapping)
 
     def _grow_older(self) -> None:
         self.picture.touch(self.feed.latest)

@@ -334,6 +334,42 @@ def test_faults_recoveries_and_checkpoints_are_toasts_once() -> None:
     run(play)
 
 
+def test_a_brick_that_fails_again_and_again_is_said_once_a_minute() -> None:
+    """A full disk: every attempt fails; the first one is a toast, the next after a minute."""
+
+    async def play() -> None:
+        well, ill = session("web", [scenes.brick(1)]), session("web", [scenes.faulty(1)])
+        stage, now = Stage(snapshot(well)), [NOW]
+        async with console(stage, (120, 40), toasts=True, clock=lambda: now[0]) as (app, pilot):
+            said: list[str] = []
+            app.notify = lambda *_words, title="", **_how: said.append(title)  # type: ignore[method-assign]
+            for step in range(6):
+                now[0] = NOW + 2 * step
+                stage.show(ill if step % 2 == 0 else well, now=now[0])
+                await fed(app, pilot)
+            assert [title.split(":")[0] for title in said] == ["✖ Faulty", "● Active again"]
+            now[0] = NOW + 70
+            stage.show(ill, now=now[0])
+            await fed(app, pilot)
+            assert len(said) == 3
+
+    run(play)
+
+
+def test_a_ledger_that_is_not_known_is_not_an_empty_one() -> None:
+    """ERR-3: an engine that does not answer, a recording: what the picture counts, and why there is no list."""
+
+    async def play() -> None:
+        stage = Stage(snapshot(session("web", [scenes.ledgered(1)])))
+        stage.answers["failures"] = RuntimeError("the engine has gone")
+        async with console(stage) as (app, pilot):
+            await press(app, pilot, "f")
+            shown = text_of(app)
+            assert "3 failures" in shown and "the engine has gone" in shown and "0 failures" not in shown
+
+    run(play)
+
+
 def test_nothing_is_drawn_when_nothing_changed() -> None:
     """No frame, no tick: the feed says nothing when only the time went on."""
 

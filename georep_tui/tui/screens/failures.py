@@ -107,6 +107,11 @@ class FailuresScreen(ConsoleScreen):
     def _head(self) -> Line:
         if not self._known:
             return (Cell("looking into the ledger…", "muted"),)
+        if self._error:
+            # What the picture counts is still true; the list beneath is not the ledger.
+            known = self.session.failures if self.session else None
+            number = "an unknown number of failures" if known is None else plural(known, "failure")
+            return (Cell(number, "unknown" if not known else "warning"), Cell(f"  ✖ {escape(self._error)}", "critical"))
         cells = [Cell(plural(self.total, "failure"), "warning" if self.total else "ok")]
         cells.append(Cell(f" in {plural(len({one.group for one in self.failures}), 'group')}", "muted"))
         if self.total > len(self.failures):
