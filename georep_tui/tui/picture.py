@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Any
@@ -20,7 +22,27 @@ POINTS = 240
 STEP = 2.0
 """Seconds one point of a series stands for."""
 
-Series = deque[float | None]
+class Series:
+    """The last POINTS numbers, oldest first; None where one was not known. Takes the same memory from the start."""
+
+    __slots__ = ("_count", "_values")
+
+    def __init__(self) -> None:
+        self._values = array("d", bytes(8 * POINTS))
+        self._count = 0
+
+    def append(self, value: float | None) -> None:
+        """Add a number; the oldest goes where there are enough."""
+        self._values[self._count % POINTS] = math.nan if value is None else value
+        self._count += 1
+
+    def __len__(self) -> int:
+        return min(self._count, POINTS)
+
+    def __iter__(self) -> Iterator[float | None]:
+        for place in range(self._count - len(self), self._count):
+            value = self._values[place % POINTS]
+            yield None if math.isnan(value) else value
 
 
 @dataclass(slots=True)
@@ -92,7 +114,7 @@ class Picture:
     def _point(self, key: str, rate: float | None, lag: float | None) -> None:
         trace = self.traces.get(key)
         if trace is None:
-            trace = self.traces[key] = Trace(deque(maxlen=POINTS), deque(maxlen=POINTS))
+            trace = self.traces[key] = Trace(Series(), Series())
         trace.rates.append(rate)
         trace.lags.append(lag)
 

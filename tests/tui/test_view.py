@@ -252,3 +252,16 @@ def test_thresholds_are_the_engines_unless_a_person_chose_lower_ones() -> None:
     assert judge_session(session, taken, NOW, limits).verdict == "warning"
     code, line = check(judged(document, own))
     assert code == 1 and "2m00s behind" in line
+
+
+def test_a_series_keeps_the_last_points() -> None:
+    """Oldest first, what is not known as None, and never more than its bound."""
+    from georep_tui.tui.picture import POINTS, Series
+
+    series = Series()
+    for value in (3.0, None, 5.0):
+        series.append(value)
+    assert list(series) == [3.0, None, 5.0] and len(series) == 3
+    for value in range(POINTS + 10):
+        series.append(float(value))
+    assert list(series) == [float(value) for value in range(10, POINTS + 10)] and len(series) == POINTS

@@ -74,6 +74,8 @@ class LogScreen(ConsoleScreen):
         cells.append(Cell(f"  level {self.level} and worse" if self.level != "debug" else "  all levels", "muted"))
         cells.append(Cell(f"  brick {escape(self.only)}" if self.only else "  all bricks", "muted"))
         cells.append(Cell(f"  {plural(sum(map(self._wanted, self.lines)), 'line')}", "muted"))
+        if not self.wrapped:
+            cells.append(Cell("  long lines are cut", "muted"))
         if self.needle:
             cells.append(Cell(f"  / {escape(self.needle)} (n next, N previous)", "accent"))
         if self._error:
