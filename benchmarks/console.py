@@ -117,8 +117,8 @@ class Busy:
 
 def child(rest: bool) -> None:
     """The console, in this process."""
+    from georep_tui.settings import ConsoleConfig
     from georep_tui.tui.app import run_console
-    from georep_tui.tui.config import ConsoleConfig
 
     run_console(Busy(rest), embedded=False, read_only=False, config=ConsoleConfig(mouse=False))
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from georep_tui import output
 from georep_tui.output import DONE, INCOMPLETE
+from georep_tui.settings import ConsoleConfigError, load_config
 from georep_tui.sources.base import Source, SourceError
-from georep_tui.tui.config import ConsoleConfigError, load_config
 from georep_tui.view.logs import LEVELS
 from georep_tui.view.status import check, list_rows, status_lines
 from georep_tui.view.text import escape

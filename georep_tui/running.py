@@ -147,8 +147,8 @@ def watch(source: Source, *, read_only: bool, mouse: bool) -> None:
 def _console(source: Source, *, embedded: bool, read_only: bool, mouse: bool, can_leave: bool = True) -> ExitChoice:
     """Show it; what goes wrong with the console comes as SourceError."""
     try:
+        from georep_tui.settings import ConsoleConfigError, load_config
         from georep_tui.tui.app import ConsoleError, run_console
-        from georep_tui.tui.config import ConsoleConfigError, load_config
     except ModuleNotFoundError as e:
         if not (e.name or "").startswith(("georep_tui", "textual")):
             raise

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.config import Config
 from engine.session import Session
 from engine.spec import make_spec
+from georep_tui.settings import ConsoleConfig
 from georep_tui.sources.base import Embedded
 from georep_tui.tui.app import Console
-from georep_tui.tui.config import ConsoleConfig
 
 HERE = Path(__file__).resolve().parent
 SIZE = (120, 36)

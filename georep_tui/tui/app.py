@@ -18,10 +18,10 @@ from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.screen import ModalScreen, Screen
 
+from georep_tui.settings import ConsoleConfig
 from georep_tui.tui import theme
 from georep_tui.tui.acting import Acting
 from georep_tui.tui.actions import ACTIONS, BY_ID, Context, possible, why_not
-from georep_tui.tui.config import ConsoleConfig
 from georep_tui.tui.feed import Feed, Feedable
 from georep_tui.tui.messages import Fetched, FrameReady, OrderDone
 from georep_tui.tui.orders import Orders

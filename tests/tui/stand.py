@@ -12,7 +12,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 from georep_tui.tui.app import Console
-from georep_tui.tui.config import ConsoleConfig
+from georep_tui.settings import ConsoleConfig
 from tests.tui.scenes import NOW, ZONE, Stage
 
 IMAGES = os.path.join(os.path.dirname(__file__), "images")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from georep_tui.tui.config import ConsoleConfig, ConsoleConfigError, config_path, load_config
+from georep_tui.settings import ConsoleConfig, ConsoleConfigError, config_path, load_config
 
 WHOLE = """
 [console]
@@ -70,7 +70,7 @@ def test_wrong_settings_are_refused_by_name(tmp_path: Path, text: str, said: str
 def test_settings_and_view_load_no_textual() -> None:
     """Headless commands use both."""
     code = """
-import sys, pkgutil, importlib, georep_tui.view, georep_tui.tui.config, georep_tui.tui.bundle, georep_tui.sources.replay
+import sys, pkgutil, importlib, georep_tui.view, georep_tui.settings, georep_tui.tui.bundle, georep_tui.sources.replay
 for one in pkgutil.iter_modules(georep_tui.view.__path__): importlib.import_module("georep_tui.view." + one.name)
 sys.exit("textual" in sys.modules)
 """

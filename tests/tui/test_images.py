@@ -188,7 +188,7 @@ def test_state_no_answer() -> None:
 @pytest.mark.parametrize("theme", ["georep-light", "georep-contrast"])
 def test_theme(theme: str) -> None:
     """Our other themes."""
-    from georep_tui.tui.config import ConsoleConfig
+    from georep_tui.settings import ConsoleConfig
 
     async def play() -> None:
         async with console(mixed(), config=ConsoleConfig(theme=theme, refresh=0.2)) as (app, pilot):

@@ -10,7 +10,7 @@ from textual.screen import ModalScreen
 
 from georep_tui.tui.actions import ACTIONS, BY_ID, possible, why_not
 from georep_tui.tui.app import Console, ExitChoice
-from georep_tui.tui.config import ConsoleConfig
+from georep_tui.settings import ConsoleConfig
 from georep_tui.tui.screens.dialogs import Choose, Pick, Typed
 from georep_tui.tui.screens.leaving import LeaveDialog
 from georep_tui.tui.widgets.grid import Grid
