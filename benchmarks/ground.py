@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Self
 
 from tests.system import processes
-from tests.system.places import remove_tree, scratch_directory
+from tests.system.places import Mounts, remove_tree, scratch_directory
 from tests.system.runner import Product
 from tests.system.sshd import HOST, Sshd
 
 
 class Ground:
-    """Scratch space with an sshd of its own. Use as a context; everything is removed at the end."""
+    """Scratch space with an sshd of its own. Use as a context; everything is removed at the end.
+
+    As root each tree gets a tmpfs of its own: a replica is on another machine, and its writes are not heard by who
+    watches the primary's filesystem. `apart` says whether that is so.
+    """
 
     def __init__(self) -> None:
         self.base = scratch_directory()
         self.sshd = Sshd(self.base)
+        self.apart = os.geteuid() == 0
+        self._mounts = Mounts(self.base)
         self._made = 0
 
     def __enter__(self) -> Self:
@@ -32,12 +38,16 @@ class Ground:
 
     def __exit__(self, *_: object) -> None:
         self.sshd.stop()
+        self._mounts.close()
         remove_tree(self.base)
 
     def directory(self, name: str) -> Path:
         """A new empty directory."""
         self._made += 1
-        path = self.base / f"{name}-{self._made}"
+        name = f"{name}-{self._made}"
+        if self.apart:
+            return self._mounts.tmpfs(name, "70%")
+        path = self.base / name
         path.mkdir()
         return path
 
@@ -94,8 +104,11 @@ def timed(what: Callable[[], None]) -> float:
 
 def emptied(path: Path) -> Path:
     """The same directory, without what was in it."""
-    shutil.rmtree(path)
-    path.mkdir()
+    for one in path.iterdir():
+        if one.is_dir() and not one.is_symlink():
+            shutil.rmtree(one)
+        else:
+            one.unlink()
     return path
 
 
