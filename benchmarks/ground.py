@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import subprocess
 import time
@@ -13,7 +14,7 @@ from typing import Self
 
 from tests.system import processes
 from tests.system.places import Mounts, remove_tree, scratch_directory
-from tests.system.runner import Product
+from tests.system.runner import Product, wait_until
 from tests.system.sshd import HOST, Sshd
 
 
@@ -82,6 +83,12 @@ class Ground:
                 raise RuntimeError(f"georep-tui ended with {done.returncode}: {done.stderr[-2000:]}")
 
         return timed(once)
+
+    def cpu_seconds(self) -> float:
+        """Processor time, user and system, of all that has ended so far: our children, and what the sshd served."""
+        wait_until(lambda: not processes.below(self.sshd.pid), 10, "the sshd has nothing left to serve")
+        ours = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return ours.ru_utime + ours.ru_stime + processes.cpu_seconds(self.sshd.pid)
 
     def agents(self) -> list[int]:
         """Process ids of the agents the sshd serves now."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.ground import Ground, emptied, patch
@@ -44,6 +44,8 @@ class Row:
     """The first peer's time through ours: above 1 we are faster."""
     wanted: str
     met: bool
+    spread: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The least and the most of each figure, where it is a median."""
 
 
 def first_sync(g: Ground, s: Sizes) -> Iterator[Row]:
@@ -51,8 +53,9 @@ def first_sync(g: Ground, s: Sizes) -> Iterator[Row]:
     source, there = g.directory("source"), g.directory("there")
     files = s.count(100_000)
     many_files(source, max(1, files // 100), min(files, 100), 1024)
-    took = _alternate(g, s, source, there, tar=True)
+    took, cpu = _alternate(g, s, source, there)
     yield _against(f"first sync, {files} × 1 KiB", took, 1.0, "≥ 1 × rsync, aiming at 1.2")
+    yield _against("processor time of that, both sides", cpu, 0.0, "no target")
     emptied(source)
     emptied(there)
 
@@ -62,7 +65,7 @@ def large_file(g: Ground, s: Sizes) -> Iterator[Row]:
     source, there = g.directory("source"), g.directory("there")
     size = s.count(2048) * MIB
     _random_file(source / "large", size)
-    took = _alternate(g, s, source, there, tar=True)
+    took, _ = _alternate(g, s, source, there)
     yield _against(f"one file of {size // MIB} MiB", took, 1.0, "≥ 1 × rsync")
     emptied(there)
     other = g.directory("other")
@@ -148,21 +151,32 @@ ITEMS = {"first": first_sync, "large": large_file, "many": few_among_many, "lag"
 # -- parts --------------------------------------------------------------------------------------------------------
 
 
-def _alternate(g: Ground, s: Sizes, source: Path, there: Path, *, tar: bool) -> dict[str, list[float]]:
-    """Each peer in turn to an empty directory, `runs` times."""
-    took: dict[str, list[float]] = {"georep": [], "rsync": [], **({"tar": []} if tar else {})}
+Times = dict[str, list[float]]
+
+
+def _alternate(g: Ground, s: Sizes, source: Path, there: Path) -> tuple[Times, Times]:
+    """Each peer in turn to an empty directory, `runs` times: seconds of wall clock, and of processors."""
+    peers: dict[str, Callable[[], float]] = {
+        "georep": lambda: g.georep(g.product(source, there)),
+        "rsync": lambda: g.rsync(source, there),
+        "tar": lambda: g.tar(source, there),
+    }
+    took: Times = {peer: [] for peer in peers}
+    cpu: Times = {peer: [] for peer in peers}
     for _ in range(s.runs):
-        took["georep"].append(g.georep(g.product(source, emptied(there))))
-        took["rsync"].append(g.rsync(source, emptied(there)))
-        if tar:
-            took["tar"].append(g.tar(source, emptied(there)))
-    return took
+        for peer, run in peers.items():
+            emptied(there)
+            before = g.cpu_seconds()
+            took[peer].append(run())
+            cpu[peer].append(g.cpu_seconds() - before)
+    return took, cpu
 
 
-def _against(item: str, took: dict[str, list[float]], wanted: float, words: str) -> Row:
+def _against(item: str, took: Times, wanted: float, words: str) -> Row:
     medians = {peer: statistics.median(t) for peer, t in took.items()}
     ratio = medians["rsync"] / medians["georep"]
-    return Row(item, medians, "s", ratio, words, ratio >= wanted)
+    spread = {peer: (min(t), max(t)) for peer, t in took.items()}
+    return Row(item, medians, "s", ratio, words, ratio >= wanted, spread)
 
 
 def _random_file(path: Path, size: int) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/tree.py [--runs 5] [--scale 1.0] [--seconds 30] [--items first,large,many,lag,idle] [--json FILE]
 
-Prints a table of medians and ratios. `--scale 0.1` does a tenth of everything, for small machines: the full size takes
+Prints a table of medians (with the least and the most) and ratios. `--scale 0.1` does a tenth of everything, for small machines: the full size takes
 about 6 GiB of memory for trees on tmpfs. Needs rsync, tar, ssh and sshd; an sshd of its own is started and stopped.
 """
 
@@ -49,9 +49,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _line(row: Row) -> str:
-    figures = ", ".join(f"{name} {value:.3g}" for name, value in row.figures.items())
+    figures = ", ".join(f"{name} {value:.3g}{_spread(row, name)}" for name, value in row.figures.items())
     ratio = "" if row.ratio is None else f"{row.ratio:.2f} ×"
     return f"| {row.item} | {figures} {row.unit} | {ratio} | {row.wanted} | {'yes' if row.met else 'NO'} |"
+
+
+def _spread(row: Row, name: str) -> str:
+    least, most = row.spread.get(name, (0.0, 0.0))
+    return f" ({least:.3g}–{most:.3g})" if most else ""
 
 
 def _machine() -> str:

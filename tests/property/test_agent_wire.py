@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.agent import wire
 from engine.agent.frames import MAX_PAYLOAD, FrameError, FrameReader, FrameTimeout, header, write_frame
-from engine.agent.types import EntryOp, MetaOp, Outcome, Slot, Stat
+from engine.agent.types import EntryOp, Fop, MetaOp, Outcome, Slot, Stat
 
 gfids = st.binary(min_size=16, max_size=16)
 names = st.binary(max_size=300)
@@ -33,6 +33,14 @@ def test_entries_come_back(some: list[EntryOp]) -> None:
     raw = wire.encode_entries(some)
     assert wire.decode_entries(raw) == some
     assert wire.decode_entries(bytearray(raw)) == some
+
+
+@given(gfids, slots, stats, st.dictionaries(st.binary(min_size=1, max_size=30), st.binary(max_size=100)), blobs)
+def test_a_new_file_is_packed_as_any_other_operation(
+    gfid: bytes, slot: Slot, stat: Stat, some: dict[bytes, bytes], data: bytes
+) -> None:
+    op = EntryOp(int(Fop.CREATE), gfid, slot, None, stat, None, data, some)
+    assert wire.encode_new_file(gfid, slot, stat, some, data) == wire.encode_entry(op)
 
 
 @given(st.lists(st.builds(wire.Put, gfids, stats, xattrs, blobs), max_size=5))
