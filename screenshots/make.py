@@ -83,6 +83,8 @@ def aligned(svg: str) -> str:
         before, x, middle, length, after, lead, text, trail = found.groups()
         if not text:
             return ""
+        if not cell_len(html.unescape(text)):
+            return found[0]
         ahead, behind = len(lead) // 6, len(trail) // 6
         columns = ahead + cell_len(html.unescape(text)) + behind
         wide = float(length) / columns
