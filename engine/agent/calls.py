@@ -11,15 +11,14 @@ import sys
 import time
 from typing import Any, Callable, Optional
 
-from engine.agent import foreign, listing, repair
-from engine.agent.content import Contents, open_file
-from engine.agent.entries import Entries
+from engine.agent import foreign
 from engine.agent.frames import PROTOCOL
+from engine.agent.gluster import GlusterTarget, Secondary
 from engine.agent.handles import OpError
 from engine.agent.hashing import Hashing
-from engine.agent.listing import Listings, b64
-from engine.agent.stage import Stages
-from engine.agent.state import CallError, Holding, Place, free_space, look
+from engine.agent.listing import b64
+from engine.agent.state import CallError, Holding, Place, look
+from engine.agent.target import Target, TreeTarget
 from engine.agent.tree import Mode, gfid_of_name
 from engine.agent.types import Gfid, Slot, Stat
 
@@ -31,25 +30,14 @@ Params = dict[str, Any]
 Result = dict[str, Any]
 
 
-class Held:
-    """What exists between `begin` and the end: the tree and all that works on it."""
-
-    def __init__(self, holding: Holding) -> None:
-        self.holding = holding
-        self.tree = holding.tree
-        self.entries = Entries(holding.tree)
-        self.contents = Contents(holding.tree)
-        self.stages = Stages(holding)
-        self.listings = Listings(holding.tree)
-
-
 class Calls:
     """Answers calls. Used by the main thread; `digest` is answered later, by the hashing thread."""
 
     def __init__(self, root: bytes, hashing: Hashing) -> None:
         self._root = root
         self._hashing = hashing
-        self.held: Optional[Held] = None
+        self.held: Optional[Target] = None
+        self._volume: Optional[Secondary] = None
         self.timeout = 0.0
         """Seconds without any frame after which the agent leaves; 0 = never."""
         self._methods: dict[str, Callable[[Params], Result]] = {
@@ -69,7 +57,7 @@ class Calls:
             if not isinstance(params, dict):
                 raise CallError(f"{method}: params must be an object", "bad-request", "", errno.EBADMSG)
             if self.held is not None:
-                self.held.tree.dirs.settle()
+                self.held.settle()
             if method == "digest":
                 return self._digest(ident, params)
             run = self._methods.get(method)
@@ -79,24 +67,35 @@ class Calls:
         except CallError as e:
             return _error(e.text, e.code, e.errno, e.hint)
         except OpError as e:
-            return _error(e.text, "operation", e.errno)
+            return _error(e.text, "operation", e.errno, found=e.found)
         except OSError as e:
             return _error(os.strerror(e.errno or errno.EIO), "system", e.errno or errno.EIO)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             return _error(f"bad parameters: {type(e).__name__}: {e}", "bad-request", errno.EINVAL)
 
-    def need(self) -> Held:
+    def need(self) -> Target:
         """What `begin` opened. CallError before it."""
         if self.held is None:
             raise CallError("begin comes first", "not-begun", "", errno.EPERM)
         return self.held
 
+    def _tree(self) -> TreeTarget:
+        """The same, where only a tree has what is asked for."""
+        held = self.need()
+        if not isinstance(held, TreeTarget):
+            raise CallError("a volume has no such thing", "not-a-tree", "", errno.ENOSYS)
+        return held
+
     def close(self, clean: bool) -> None:
-        """Let the tree go."""
-        if self.held is not None:
-            self.held.contents.close()
-            self.held.holding.close(clean)
-            self.held = None
+        """Let the target go."""
+        held, self.held = self.held, None
+        try:
+            if held is not None:
+                held.close(clean)
+        finally:
+            if self._volume is not None:
+                self._volume.close()
+                self._volume = None
 
     # --- the session
 
@@ -106,32 +105,50 @@ class Calls:
                 f"the agent speaks protocol {PROTOCOL}, the engine {params.get('protocol')}",
                 "other-protocol", "use the same version on both sides", errno.EPROTONOSUPPORT,
             )  # fmt: skip
-        found = look(Place(self._root, _name(params)))
+        if params.get("volume"):
+            found = self._secondary(params).look(str(params.get("session") or ""), str(params.get("brick") or ""))
+        else:
+            found = look(self._place_of(params))
         return {
             "protocol": PROTOCOL, "version": VERSION, "python": sys.version.split()[0], "pid": os.getpid(),
             "uid": os.geteuid(), "node": os.uname().nodename, "time": time.time(), **found,
         }  # fmt: skip
 
+    def _place_of(self, params: Params) -> Place:
+        if not self._root:
+            raise CallError("neither a directory nor a volume was named", "bad-request", "", errno.EINVAL)
+        return Place(self._root, _name(params))
+
+    def _secondary(self, params: Params) -> Secondary:
+        """The volume, mounted once."""
+        if self._volume is None:
+            self._volume = Secondary(dict(params["volume"]))
+        return self._volume
+
     def _begin(self, params: Params) -> Result:
         if self.held is not None:
             raise CallError("begun already", "begun", "", errno.EBUSY)
         session = {k: str(params[k]) for k in ("session", "brick", "primary")}
-        holding = Holding(
-            Place(self._root, _name(params)), session, take_over=bool(params.get("take_over")),
-            create=bool(params.get("create")), wait=float(params.get("wait") or 0.0),
-        )  # fmt: skip
-        self.held = Held(holding)
+        take_over, wait = bool(params.get("take_over")), float(params.get("wait") or 0.0)
+        answer: Result = {"index_lost": False, "recovering": False, "objects": 0, "limbo": []}
+        if params.get("volume"):
+            self.held = GlusterTarget(self._secondary(params), session, take_over=take_over, wait=wait)
+        else:
+            holding = Holding(self._place_of(params), session, take_over=take_over,
+                              create=bool(params.get("create")), wait=wait)  # fmt: skip
+            self.held = TreeTarget(holding)
+            answer = {
+                "index_lost": holding.index_lost, "recovering": holding.recovering, "objects": holding.objects,
+                "limbo": sorted(g.hex() for g in holding.tree.limbo),
+            }  # fmt: skip
         self.timeout = float(params.get("timeout") or 0.0)
-        return {
-            "index_lost": holding.index_lost, "recovering": holding.recovering, "objects": holding.objects,
-            "limbo": sorted(g.hex() for g in holding.tree.limbo), "statfs": free_space(holding.root_fd),
-        }  # fmt: skip
+        return {**answer, "statfs": self.held.statfs()}
 
     def _keepalive(self, _: Params) -> Result:
         return {"time": time.time()}
 
     def _statfs(self, _: Params) -> Result:
-        return {"statfs": free_space(self.need().holding.root_fd)}
+        return {"statfs": self.need().statfs()}
 
     def _commit(self, params: Params) -> Result:
         held = self.need()
@@ -140,7 +157,9 @@ class Calls:
         if mark is not None:
             mark = {"sec": int(mark["sec"]), "nsec": int(mark["nsec"])}
         extra = {"entry_mark": params["entry_mark"]} if params.get("entry_mark") is not None else None
-        return held.holding.commit(
+        if isinstance(held, GlusterTarget):
+            return held.commit(mark, extra)
+        return self._tree().holding.commit(
             [_gfid(g) for g in params.get("purge") or []],
             purge_foreign=bool(params.get("purge_foreign")),
             keep_deleted=None if keep is None else float(keep),
@@ -151,18 +170,21 @@ class Calls:
     # --- adoption
 
     def _adopt_begin(self, params: Params) -> Result:
-        holding = self.need().holding
+        if isinstance(self.need(), GlusterTarget):
+            return {}  # every object there has its gfid: there is nothing to take over
+        holding = self._tree().holding
         checksum = params.get("adopt", "metadata") == "checksum"
         mode = Mode(bool(params.get("replace")), checksum, False)
         holding.begin_adoption(mode, bool(params.get("clear", True)))
         return {}
 
     def _adopt_end(self, _: Params) -> Result:
-        self.need().holding.set_mode(None)
+        if isinstance(self.need(), TreeTarget):
+            self._tree().holding.set_mode(None)
         return {}
 
     def _foreign(self, params: Params) -> Result:
-        tree = self.need().tree
+        tree = self._tree().tree
         limit = int(params.get("limit", 20))
         total = 0
         shown: list[foreign.Foreign] = []
@@ -178,13 +200,16 @@ class Calls:
         return {"total": total, "sample": sample, "entries": entries}
 
     def _sweep(self, _: Params) -> Result:
-        held = self.need()
-        held.holding.applying()
+        held = self._tree()
+        held.applying()
         return {"moved": foreign.sweep(held.tree)}
 
     def _limbo(self, _: Params) -> Result:
-        objects = []
-        for one in foreign.in_limbo(self.need().tree):
+        objects: list[Result] = []
+        held = self.need()
+        if not isinstance(held, TreeTarget):
+            return {"objects": objects}
+        for one in foreign.in_limbo(held.tree):
             gfid = gfid_of_name(one.name)
             objects.append({
                 "gfid": gfid.hex() if gfid else None, "name": None if gfid else b64(one.name), "kind": one.kind,
@@ -195,26 +220,25 @@ class Calls:
     # --- looking
 
     def _lookup(self, params: Params) -> Result:
-        tree = self.need().tree
+        held = self.need()
         found: dict[str, Any] = {}
         for text in params["gfids"]:
-            tree.dirs.settle()
-            one = listing.lookup(tree, _gfid(text))
+            one = held.lookup(_gfid(text))
             if one is not None:
                 found[text] = one
         return {"objects": found}
 
     def _slot(self, params: Params) -> Result:
-        return listing.look_at_slot(self.need().tree, _slot(params))
+        return self.need().look_at_slot(_slot(params))
 
     def _list(self, params: Params) -> Result:
         after = base64.b64decode(params.get("after") or "")
         limit = max(1, min(int(params.get("limit", 1000)), 2000))
-        entries = self.need().listings.page(_gfid(params["gfid"]), after, limit, bool(params.get("xattrs")))
+        entries = self.need().page(_gfid(params["gfid"]), after, limit, bool(params.get("xattrs")))
         return {"entries": entries}
 
     def _digest(self, ident: int, params: Params) -> Optional[Result]:
-        tree = self.need().tree
+        held = self.need()
         wanted = params["gfids"]
         if len(wanted) > MAX_DIGESTS:
             raise CallError(f"{len(wanted)} files in one digest; at most {MAX_DIGESTS}", "bad-request", "", errno.E2BIG)
@@ -224,9 +248,8 @@ class Calls:
         files: list[tuple[str, int]] = []
         failed: dict[str, Any] = {}
         for text in wanted:
-            tree.dirs.settle()
             try:
-                files.append((text, open_file(tree, _gfid(text), os.O_RDONLY)))
+                files.append((text, held.open_file(_gfid(text))))
             except OpError as e:
                 failed[text] = {"digest": None, "errno": e.errno, "text": e.text}
             except OSError as e:
@@ -238,10 +261,10 @@ class Calls:
 
     def _place(self, params: Params) -> Result:
         held = self.need()
-        held.holding.applying()
+        held.applying()
         xattrs = params.get("xattrs")
-        placed = repair.place(
-            held.tree, _gfid(params["gfid"]), [_slot(s) for s in params["slots"]], Stat._make(params["stat"]),
+        placed = held.place(
+            _gfid(params["gfid"]), [_slot(s) for s in params["slots"]], Stat._make(params["stat"]),
             None if params.get("link") is None else base64.b64decode(params["link"]),
             None if xattrs is None else {base64.b64decode(k): base64.b64decode(v) for k, v in xattrs.items()},
             bool(params.get("replace")),
@@ -254,22 +277,22 @@ class Calls:
 
     def _remove(self, params: Params) -> Result:
         held = self.need()
-        held.holding.applying()
-        return {"names": repair.remove(held.tree, _gfid(params["gfid"]))}
+        held.applying()
+        return {"names": held.remove(_gfid(params["gfid"]))}
 
     def _clear_slot(self, params: Params) -> Result:
         held = self.need()
-        held.holding.applying()
-        gfid = repair.clear_slot(held.tree, _slot(params))
+        held.applying()
+        gfid = held.clear_slot(_slot(params))
         return {"cleared": gfid is not None, "gfid": gfid.hex() if gfid else None}
 
     def _stage(self, params: Params) -> Result:
         held = self.need()
-        held.holding.applying()
-        return held.stages.stage([_gfid(g) for g in params["gfids"]])
+        held.applying()
+        return held.stage([_gfid(g) for g in params["gfids"]])
 
     def _unstage(self, params: Params) -> Result:
-        return self.need().stages.unstage(str(params["token"]))
+        return self.need().unstage(str(params["token"]))
 
 
 def _name(params: Params) -> bytes:
@@ -291,5 +314,7 @@ def _slot(params: Params) -> Slot:
         raise ValueError(f"a name that is not base64: {params['name']!r}") from e
 
 
-def _error(text: str, code: str, number: int, hint: str = "") -> dict[str, Any]:
-    return {"error": {"text": text, "code": code, "errno": number, "hint": hint}}
+def _error(text: str, code: str, number: int, hint: str = "", found: Gfid = b"") -> dict[str, Any]:
+    """`found` is the gfid that was in the way."""
+    error = {"text": text, "code": code, "errno": number, "hint": hint}
+    return {"error": {**error, "found": found.hex()} if found else error}

@@ -15,7 +15,6 @@ from typing import Any, Optional
 
 from engine.agent import wire
 from engine.agent.calls import Calls
-from engine.agent.content import open_file
 from engine.agent.frames import MAX_PAYLOAD, Buffer, Frame, FrameError, FrameReader, FrameTimeout, Kind, write_frame
 from engine.agent.handles import OpError
 from engine.agent.hashing import Hashing
@@ -100,7 +99,7 @@ class _Server:
         except sqlite3.Error as e:
             held = self._calls.held
             if held is not None and ("malformed" in str(e) or "not a database" in str(e)):
-                held.holding.damaged()
+                held.damaged()
             self._error(frame, sqlite_errno(e), f"the index: {e}")
         except BrokenPipeError:
             raise
@@ -127,35 +126,31 @@ class _Server:
             if kind in _ANSWERED:
                 raise CallError("begin comes first", "not-begun", "", errno.EPERM)
             return
-        contents = held.contents
         if kind == Kind.FILE_DATA:
-            contents.data(ident, payload)
+            held.file_data(ident, payload)
             return
         if kind != Kind.SUMS:
-            held.holding.applying()
+            held.applying()
         if kind == Kind.ENTRIES:
-            applied = held.entries.apply(wire.decode_entries(payload))
-            held.tree.index.relieve()
-            reply = wire.encode_entries_reply(applied.failures, list(applied.made), applied.sizes)
-            self._send(Kind.REPLY_ENTRIES, ident, reply)
+            failures, made, sizes = held.entries(wire.decode_entries(payload))
+            self._send(Kind.REPLY_ENTRIES, ident, wire.encode_entries_reply(failures, made, sizes))
         elif kind == Kind.PUT:
-            self._send(Kind.REPLY_FILES, ident, wire.encode_files_reply(contents.puts(wire.decode_puts(payload))))
+            self._send(Kind.REPLY_FILES, ident, wire.encode_files_reply(held.puts(wire.decode_puts(payload))))
         elif kind == Kind.META:
-            failures = contents.metas(wire.decode_metas(payload))
+            failures = held.metas(wire.decode_metas(payload))
             self._send(Kind.REPLY_ENTRIES, ident, wire.encode_entries_reply(failures))
         elif kind == Kind.FILE_BEGIN:
-            contents.begin(ident, wire.decode_file_begin(payload))
+            held.file_begin(ident, wire.decode_file_begin(payload))
         elif kind == Kind.FILE_HOLE:
-            contents.hole(ident, payload)
+            held.file_hole(ident, payload)
         elif kind == Kind.FILE_END:
-            result = contents.end(ident, *wire.decode_file_end(payload))
+            result = held.file_end(ident, *wire.decode_file_end(payload))
             self._send(Kind.REPLY_FILES, ident, wire.encode_files_reply([result]))
         elif kind == Kind.FILE_ABORT:
-            contents.abort(ident)
+            held.file_abort(ident)
         elif kind == Kind.SUMS:
             request = wire.decode_sums_request(payload)
-            held.tree.dirs.settle()
-            self._hashing.sums(ident, open_file(held.tree, request.gfid, os.O_RDONLY), request)
+            self._hashing.sums(ident, held.open_file(request.gfid), request)
 
     # --- replies, from any thread
 
@@ -195,7 +190,7 @@ def serve(root: bytes, stdin_fd: int, stdout_fd: int) -> int:
     want = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < want:
         resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
-    return _Server(os.path.abspath(root), stdin_fd, stdout_fd, ending).run()
+    return _Server(os.path.abspath(root) if root else b"", stdin_fd, stdout_fd, ending).run()
 
 
 def _say(text: str, code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from typing import Any, Optional
 
 _libc: Optional[Any]
@@ -15,6 +16,7 @@ except (ImportError, OSError):  # a python built without libffi
     _libc = None
 
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
+_MNT_DETACH = 2
 
 
 def syncfs(fd: int) -> None:
@@ -26,6 +28,17 @@ def syncfs(fd: int) -> None:
     if call(fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"syncfs: {os.strerror(number)}")
+
+
+def detach(path: str) -> None:
+    """Take a mount out of sight now; it goes when its last user does (umount -l). OSError."""
+    call = getattr(_libc, "umount2", None)
+    if call is None:
+        subprocess.run(["umount", "-l", path], check=True, capture_output=True)
+        return
+    if call(os.fsencode(path), _MNT_DETACH) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"umount {path}: {os.strerror(number)}")
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:

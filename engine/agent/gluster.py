@@ -1,0 +1,295 @@
+"""A GlusterFS volume as the agent's target: whose it is, the lock, the mark, the order of a commit (MRK-6, SAFE-5)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import threading
+import time
+import uuid
+from typing import Any, Optional
+
+from engine.agent import gluster_repair, system
+from engine.agent.gluster_content import GlusterContents, open_regular
+from engine.agent.gluster_entries import GlusterEntries
+from engine.agent.gluster_info import describe
+from engine.agent.gluster_listing import Listings, lookup, look_at_slot
+from engine.agent.gluster_mount import Mount
+from engine.agent.gluster_objects import Objects, inode_of, text_of
+from engine.agent.gluster_pool import Pool
+from engine.agent.handles import OpError
+from engine.agent.repair import Placed
+from engine.agent.state import CallError, free_space
+from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
+from engine.agent.wire import Xattrs
+
+Result = dict[str, Any]
+
+OWNER = "trusted.georep.session"
+"""On the volume's root: whose secondary it is. No user but root sees it, and no name in the volume is ours."""
+MARK = "trusted.georep.mark."
+"""Then the id of session and brick: that brick's copy of the mark (MRK-7)."""
+
+_STATE = "/run/georep-tui"
+_INTERNAL = (b".trashcan",)
+
+
+class Secondary:
+    """A volume that is mounted, but not begun: `hello`."""
+
+    def __init__(self, volume: dict[str, Any]) -> None:
+        """`volume` is {"name", "params"}. Raises CallError with what is missing here and what to do about it."""
+        name = str(volume.get("name") or "")
+        if not name or name.startswith("-") or "/" in name:
+            raise CallError(f"{name!r} is no name of a volume", "volume-unknown", "see: gluster volume list", errno.EINVAL)
+        self.params = str(volume.get("params") or "")
+        self.several = int(volume.get("subvolumes") or 2) > 1
+        self.info = describe(name)
+        self.mount = Mount(name, self.params)
+        try:
+            self.mount.wait()
+        except BaseException:
+            self.mount.close()
+            raise
+
+    def look(self, session: str, brick: str) -> Result:
+        """What is there, for `hello`; changes nothing."""
+        info, fd = self.info, self.mount.fd
+        owner = read_xattr(fd, OWNER)
+        mine = read_xattr(fd, MARK + mark_id(str((owner or {}).get("session") or session), brick)) if brick else None
+        with os.scandir(fd) as entries:
+            empty = all(os.fsencode(e.name) in _INTERNAL for e in entries)
+        return {
+            "exists": True, "fresh": owner is None, "empty": empty, "session": (owner or {}).get("session"),
+            "brick": None if mine is None else mine.get("brick"), "primary": (owner or {}).get("primary"),
+            "mark": None if mine is None else mine.get("mark"), "limbo": [], "objects": None, "statfs": free_space(fd),
+            "volume_id": info.id, "nodes": info.nodes, "subvolumes": info.subvolumes,
+            "volume": {"id": info.id, "name": info.name, "nodes": info.nodes, "distribute": info.subvolumes,
+                       "replica": info.replica, "version": info.version, "local": info.all_local},
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Unmount."""
+        self.mount.close()
+
+
+class GlusterTarget:
+    """A volume taken for one brick of a session. One agent for each brick at a time (SAFE-5)."""
+
+    def __init__(self, secondary: Secondary, session: dict[str, str], *, take_over: bool, wait: float) -> None:
+        """`wait` in seconds for the lock. Raises CallError `locked`, `other-session`; OSError."""
+        self._secondary = secondary
+        self.session = session
+        self.root_fd = secondary.mount.fd
+        self._key = MARK + mark_id(session["session"], session["brick"])
+        os.makedirs(_STATE, 0o700, exist_ok=True)
+        self._lock_fd = self._lock(wait)
+        self._gfids_fd = os.open(f"{_STATE}/{secondary.info.id}.gfids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._bricks: list[int] = []
+        self._stage: Optional[Mount] = None
+        self._stages: dict[str, list[Gfid]] = {}
+        try:
+            self._own(take_over)
+            if secondary.info.all_local:
+                self._bricks = [os.open(b, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for b in secondary.info.local]
+        except BaseException:
+            self._release()
+            raise
+        self.pool = Pool()
+        self.objects = Objects(self.root_fd, secondary.info.local if self._bricks else None, self._gfids_fd)
+        self._entries = GlusterEntries(self.objects, self.pool, secondary.several, self._durable)
+        self._contents = contents = GlusterContents(self.objects, self.pool, self._durable)
+        self._listings = Listings(self.objects, self.pool, _INTERNAL)
+        self.puts, self.metas = contents.puts, contents.metas
+        self.file_begin, self.file_data, self.file_hole = contents.begin, contents.data, contents.hole
+        self.file_end, self.file_abort = contents.end, contents.abort
+        self.page = self._listings.page
+
+    def _lock(self, wait: float) -> int:
+        path = f"{_STATE}/{self._secondary.info.id}-{self._key[len(MARK):]}.lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        until = time.monotonic() + wait
+        pause = threading.Event()
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    holder = os.pread(fd, 100, 0).decode("ascii", "replace").strip()
+                    os.close(fd)
+                    raise CallError(
+                        f"volume {self._secondary.info.name} is held by another agent of this brick ({holder or 'unknown'})",
+                        "locked", "stop the other engine, or wait until its line has timed out", errno.EWOULDBLOCK,
+                    ) from None  # fmt: skip
+                pause.wait(0.05)  # there is no lock call with a deadline
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"pid %d\n" % os.getpid(), 0)
+        return fd
+
+    def _own(self, take_over: bool) -> None:
+        """Note whose it is, unless it is another session's (SAFE-5)."""
+        owner = read_xattr(self.root_fd, OWNER)
+        mine = self.session["session"]
+        if owner is not None and owner.get("session") == mine:
+            return
+        if owner is not None and not take_over:
+            raise CallError(
+                f"volume {self._secondary.info.name} belongs to another session (primary {owner.get('primary')})",
+                "other-session", "choose another secondary, or take it over with --adopt",
+            )  # fmt: skip
+        write_xattr(self.root_fd, OWNER, {"session": mine, "primary": self.session["primary"], "version": 1})
+
+    # --- verbs
+
+    def applying(self) -> None:
+        """Nothing is kept beside the volume."""
+
+    def settle(self) -> None:
+        """Close directories that were pushed out."""
+        self.objects.settle()
+
+    def damaged(self) -> None:
+        """There is no index."""
+
+    def entries(self, ops: list[EntryOp]) -> tuple[list[Outcome], list[Gfid], list[tuple[int, int, int]]]:
+        """Apply entry operations."""
+        self.objects.settle()
+        applied = self._entries.apply(ops)
+        return applied.failures, list(applied.made), applied.sizes
+
+    def open_file(self, gfid: Gfid) -> int:
+        """A descriptor for reading a regular file."""
+        return open_regular(self.objects, gfid, os.O_RDONLY)[0]
+
+    def lookup(self, gfid: Gfid) -> Optional[Result]:
+        """Where an object is."""
+        return lookup(self.objects, gfid)
+
+    def look_at_slot(self, slot: Slot) -> Result:
+        """What is at a slot."""
+        return look_at_slot(self.objects, slot)
+
+    def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
+              replace: bool) -> Placed:  # fmt: skip
+        """Make exactly this object be at exactly these slots; what is in the way is not touched, whatever `replace`."""
+        del replace
+        self.objects.settle()
+        return gluster_repair.place(self.objects, self._entries, gfid, slots, stat, link, xattrs)
+
+    def remove(self, gfid: Gfid) -> int:
+        """Take an object away."""
+        return gluster_repair.remove(self.objects, self._entries, gfid)
+
+    def clear_slot(self, slot: Slot) -> Optional[Gfid]:
+        """Free a name."""
+        return gluster_repair.clear_slot(self.objects, self._entries, slot)
+
+    def statfs(self) -> dict[str, int]:
+        """Free space as a client sees it."""
+        return free_space(self.root_fd)
+
+    # --- rsync and tar
+
+    def stage(self, gfids: list[Gfid]) -> Result:
+        """A path below which files are reached by their gfid, written as GlusterFS does (`names`: "uuid")."""
+        if self._stage is None:
+            self._stage = Mount(self._secondary.info.name, self._secondary.params, hidden=False)
+            self._stage.wait()
+        absent: list[str] = []
+        staged: list[Gfid] = []
+        for gfid in gfids:
+            st = self.objects.exists(gfid)
+            if st is None or st.st_mode & 0o170000 != 0o100000:
+                absent.append(gfid.hex())
+            else:
+                staged.append(gfid)
+        token = secrets.token_hex(8)
+        self._stages[token] = staged
+        assert self._stage.path is not None
+        return {"token": token, "path": self._stage.path + "/.gfid", "absent": absent, "names": "uuid"}
+
+    def unstage(self, token: str) -> Result:
+        """End a stage: for each file, size and mtime of the real one, and is it the same as before? CallError."""
+        staged = self._stages.pop(token, None)
+        if staged is None:
+            raise CallError(f"no stage {token}", "no-stage")
+        files: dict[str, Any] = {}
+        for gfid in staged:
+            try:
+                fd, _ = open_regular(self.objects, gfid, os.O_RDONLY)
+            except (OpError, OSError) as e:
+                files[gfid.hex()] = {"same": False, "size": None, "mtime_ns": None, "text": str(e)}
+                continue
+            try:
+                st = os.fstat(fd)
+                self._durable(fd)
+            finally:
+                os.close(fd)
+            files[gfid.hex()] = {"same": st.st_ino == inode_of(gfid), "size": st.st_size, "mtime_ns": st.st_mtime_ns}
+        return {"files": files}
+
+    # --- commit
+
+    def _durable(self, fd: int) -> None:
+        """Make one file durable, where the commit cannot sync the bricks themselves: a mount has no syncfs."""
+        if not self._bricks:
+            os.fsync(fd)
+
+    def _sync(self) -> None:
+        for fd in self._bricks:
+            system.syncfs(fd)
+
+    def commit(self, mark: Optional[dict[str, int]], extra: Optional[dict[str, Any]] = None) -> Result:
+        """Everything durable, then the copy of the mark, durable (MRK-6). OSError: nothing is acknowledged."""
+        self.objects.settle()
+        self._sync()
+        if mark is not None:
+            write_xattr(self.root_fd, self._key, {**self.session, "mark": mark, "time": time.time(), **(extra or {})})
+            self._sync()
+        return {"statfs": self.statfs(), "purge_failed": []}
+
+    # --- end
+
+    def close(self, clean: bool) -> None:
+        """Let go; what was applied is kept either way."""
+        del clean
+        self._contents.close()
+        self.pool.close()
+        self.objects.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._stage is not None:
+            self._stage.close()
+        for fd in (*self._bricks, self._gfids_fd, self._lock_fd):
+            os.close(fd)
+        self._bricks = []
+
+
+def mark_id(session: str, brick: str) -> str:
+    """The id of a brick of a session in the names of xattrs."""
+    return text_of(uuid.uuid5(uuid.NAMESPACE_URL, f"georep:{session}:{brick}").bytes)
+
+
+def read_xattr(fd: int, name: str) -> Optional[dict[str, Any]]:
+    """A JSON object kept in an xattr of an open directory, None when there is none. OSError."""
+    try:
+        raw = os.getxattr(f"/proc/self/fd/{fd}", name)
+    except OSError as e:
+        if e.errno == errno.ENODATA:
+            return None
+        raise
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_xattr(fd: int, name: str, value: dict[str, Any]) -> None:
+    """Keep a JSON object in an xattr of an open directory. OSError."""
+    os.setxattr(f"/proc/self/fd/{fd}", name, json.dumps(value).encode())

@@ -1,0 +1,351 @@
+"""Objects of a volume through its mount: directories by gfid, names checked against gfids, paths where they are needed.
+
+A gfid's last 8 bytes are the inode number that a mount shows, so one look at a name tells whether it holds an object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat as _stat
+import struct
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
+
+from engine.agent.attributes import set_attributes, set_link_attributes
+from engine.agent.handles import DEFAULT_ACL, OpError, kind_word
+from engine.agent.types import ROOT, Gfid, Slot, Stat
+from engine.agent.wire import Xattrs
+
+GONE = (errno.ENOENT, errno.ESTALE)
+"""How a mount says that something is not there (any more)."""
+
+_NEWFILE = "glusterfs.gfid.newfile"
+_GFID = "glusterfs.gfid.string"
+_PATHS = "glusterfs.gfidtopath"
+_PATH_OF_DIRECTORY = "glusterfs.gfid2path"
+_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SEE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_REAL = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_DIRS = 2048
+_HINTS = 200_000
+_ACL_AGE = 1.0
+_HEAD = struct.Struct("!II37sI")
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class Found(NamedTuple):
+    """An object seen through a descriptor (O_PATH, the receiver's to close): a directory and name that lead to it."""
+
+    fd: int
+    dir_fd: int
+    name: bytes
+    st: os.stat_result
+
+
+def text_of(gfid: Gfid) -> str:
+    """A gfid as GlusterFS writes it."""
+    return str(uuid.UUID(bytes=gfid))
+
+
+def inode_of(gfid: Gfid) -> int:
+    """The inode number a mount shows for a gfid."""
+    return int.from_bytes(gfid[8:], "big")
+
+
+class Objects:
+    """Finds objects on one mount. Used by several threads; `settle` only when none is at work."""
+
+    def __init__(self, root_fd: int, bricks: Optional[list[bytes]], lock_fd: int) -> None:
+        """`bricks`: all of the volume, when all are on this node, else None; `lock_fd`: see `lock`."""
+        self.root_fd = root_fd
+        self._bricks = bricks
+        self._lock_fd = lock_fd
+        self._at = b"/proc/self/fd/%d/" % root_fd
+        self._dirs: dict[Gfid, int] = {}
+        self._acl: dict[Gfid, bool] = {}
+        self._out: list[int] = []
+        self._lock = threading.Lock()
+        self._slots: dict[Gfid, Slot] = {}
+
+    # --- directories
+
+    def directory(self, gfid: Gfid) -> int:
+        """A descriptor (O_PATH) of a directory, good until `settle`. OpError ENOENT `parent` when it is not here."""
+        fd = self._dirs.get(gfid)
+        if fd is not None:
+            return fd
+        try:
+            fd = os.open(b".gfid/" + text_of(gfid).encode(), _DIR, dir_fd=self.root_fd)
+        except OSError as e:
+            if e.errno in GONE:
+                raise OpError(errno.ENOENT, f"parent: directory {gfid.hex()} is not here", gfid) from e
+            if e.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise OpError(errno.ENOTDIR, f"parent: {gfid.hex()} is no directory", gfid) from e
+            raise
+        with self._lock:
+            known = self._dirs.setdefault(gfid, fd)
+            if known != fd:
+                self._out.append(fd)
+        return known
+
+    def inherits(self, gfid: Gfid, fd: int) -> bool:
+        """Has this directory a default ACL? Looked at once until the next `settle`."""
+        known = self._acl.get(gfid)
+        if known is None:
+            try:
+                os.getxattr(b"/proc/self/fd/%d" % fd, DEFAULT_ACL)
+                known = True
+            except OSError:
+                known = False
+            self._acl[gfid] = known
+        return known
+
+    def forget(self, gfid: Gfid) -> None:
+        """A directory went, or turned out to be another."""
+        with self._lock:
+            fd = self._dirs.pop(gfid, None)
+            if fd is not None:
+                self._out.append(fd)
+            self._slots.pop(gfid, None)
+
+    def settle(self) -> None:
+        """Close what is not needed; nothing may be under way."""
+        out, self._out = self._out, []
+        if len(self._dirs) > _OPEN_DIRS:
+            out += self._dirs.values()
+            self._dirs = {}
+        self._acl = {}
+        for fd in out:
+            os.close(fd)
+        if len(self._slots) > _HINTS:
+            self._slots = {}
+
+    def close(self) -> None:
+        """Let all go."""
+        self._out += self._dirs.values()
+        self._dirs = {}
+        self.settle()
+
+    # --- names
+
+    def remember(self, gfid: Gfid, slot: Slot) -> None:
+        """Where an object was last: by that it is found with one call instead of one to each subvolume."""
+        self._slots[gfid] = slot
+
+    def look(self, slot: Slot) -> Optional[os.stat_result]:
+        """What is at a slot, None when nothing. OpError `parent`."""
+        try:
+            return os.stat(slot.name, dir_fd=self.directory(slot.parent), follow_symlinks=False)
+        except OSError as e:
+            if e.errno in GONE:
+                return None
+            raise
+
+    def gfid_at(self, slot: Slot) -> Gfid:
+        """The gfid of what is at a slot, b"" when nothing is (any more). OSError."""
+        at = b"/proc/self/fd/%d/%s" % (self.directory(slot.parent), slot.name)
+        return gfid_of(at)
+
+    def exists(self, gfid: Gfid) -> Optional[os.stat_result]:
+        """The object, wherever it is; None when it is nowhere."""
+        if gfid == ROOT:
+            return os.fstat(self.root_fd)
+        try:
+            return os.stat(b".gfid/" + text_of(gfid).encode(), dir_fd=self.root_fd, follow_symlinks=False)
+        except OSError as e:
+            if e.errno in GONE:
+                return None
+            raise
+
+    def absent(self, gfid: Gfid) -> bool:
+        """Is it certain that no such object is anywhere? Where all bricks are here, they are asked themselves.
+
+        Making an object whose gfid is on another subvolume would succeed, and leave two objects of one gfid.
+        """
+        if self._bricks is None:
+            return self.exists(gfid) is None
+        text = text_of(gfid)
+        below = f"/.glusterfs/{text[:2]}/{text[2:4]}/{text}".encode()
+        return not any(os.path.lexists(brick + below) for brick in self._bricks)
+
+    @contextlib.contextmanager
+    def lock(self, gfid: Gfid) -> Iterator[None]:
+        """Keep agents of other bricks on this node from making the same object meanwhile."""
+        start = inode_of(gfid) >> 2
+        fcntl.fcntl(self._lock_fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0))
+        try:
+            yield
+        finally:
+            fcntl.fcntl(self._lock_fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, 1, 0))
+
+    def by_gfid(self, gfid: Gfid) -> bytes:
+        """A path of an object below the root's descriptor."""
+        return b".gfid/" + text_of(gfid).encode()
+
+    def find(self, gfid: Gfid) -> Optional[Found]:
+        """Open an object (O_PATH) where it was last, else wherever it is; None when it is nowhere."""
+        slot = self._slots.get(gfid)
+        if slot is not None:
+            try:
+                found = self._see(self.directory(slot.parent), slot.name)
+            except OpError:
+                found = None
+            if found is not None:
+                if found.st.st_ino == inode_of(gfid):
+                    return found
+                os.close(found.fd)
+            self._slots.pop(gfid, None)
+        if gfid == ROOT:
+            return self._see(self.root_fd, b".")
+        return self._see(self.root_fd, self.by_gfid(gfid))
+
+    @staticmethod
+    def _see(dir_fd: int, name: bytes) -> Optional[Found]:
+        try:
+            fd = os.open(name, _SEE, dir_fd=dir_fd)
+        except OSError as e:
+            if e.errno in GONE:
+                return None
+            raise
+        return Found(fd, dir_fd, name, os.fstat(fd))
+
+    # --- making
+
+    def make(self, gfid: Gfid, slot: Slot, mode: int, link: Optional[bytes] = None, rdev: int = 0) -> None:
+        """Make an object with its gfid, owned by root (SEC-13). OSError EEXIST or ENODATA when name or gfid is taken.
+
+        A directory whose gfid exists must not be made: it would be there twice. OpError `parent`.
+        """
+        name = slot.name
+        blob = _HEAD.pack(0, 0, text_of(gfid).encode(), mode) + name + b"\0"
+        kind = _stat.S_IFMT(mode)
+        if kind == _stat.S_IFLNK:
+            blob += (link or b"") + b"\0"
+        elif kind == _stat.S_IFDIR:
+            blob += struct.pack("!II", mode & 0o7777, 0)
+        else:
+            blob += struct.pack("!III", mode & 0o7777, rdev, 0)
+        try:
+            os.setxattr(b"/proc/self/fd/%d" % self.directory(slot.parent), _NEWFILE, blob)
+        except OSError as e:
+            if e.errno in GONE:
+                self.forget(slot.parent)
+                raise OpError(errno.ENOENT, f"parent: directory {slot.parent.hex()} is not here", slot.parent) from e
+            raise
+        self._slots[gfid] = slot
+
+    # --- paths
+
+    def paths(self, gfid: Gfid, directory: bool) -> list[list[bytes]]:
+        """All paths of an object, as components below the root, checked; [] when it is nowhere."""
+        if gfid == ROOT:
+            return [[]]
+        key = _PATH_OF_DIRECTORY if directory else _PATHS
+        try:
+            raw = os.getxattr(self._at + self.by_gfid(gfid), key, follow_symlinks=False).rstrip(b"\0")
+        except OSError as e:
+            if e.errno in (*GONE, errno.ENODATA):
+                return []
+            raise
+        if directory:
+            return [raw.split(b"/")[1:]]
+        # joined by ":", which names may hold: a path is what leads to the object
+        pieces = raw.split(b":/")
+        pieces[0] = pieces[0].removeprefix(b"/") if hasattr(bytes, "removeprefix") else pieces[0][1:]
+        found: list[list[bytes]] = []
+        at = 0
+        while at < len(pieces):
+            for end in range(at + 1, len(pieces) + 1):
+                parts = b":/".join(pieces[at:end]).split(b"/")
+                if self._leads_to(parts, gfid):
+                    found.append(parts)
+                    at = end - 1
+                    break
+            at += 1
+        return found
+
+    def _leads_to(self, parts: list[bytes], gfid: Gfid) -> bool:
+        try:
+            fd = self.walk(parts[:-1])
+        except OSError:
+            return False
+        try:
+            return os.stat(parts[-1], dir_fd=fd, follow_symlinks=False).st_ino == inode_of(gfid)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def walk(self, parts: list[bytes], flags: int = _DIR) -> int:
+        """Open a directory by its path, component by component, through no link. OSError."""
+        fd = os.open(b".", flags if not parts else _DIR, dir_fd=self.root_fd)
+        try:
+            for i, part in enumerate(parts):
+                new = os.open(part, flags if i == len(parts) - 1 else _DIR, dir_fd=fd)
+                os.close(fd)
+                fd = new
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def names(self, gfid: Gfid, directory: bool) -> list[Slot]:
+        """All names of an object, by the gfids of their directories."""
+        found: list[Slot] = []
+        for parts in self.paths(gfid, directory):
+            if not parts:
+                continue
+            parent = ROOT
+            if len(parts) > 1:
+                try:
+                    fd = self.walk(parts[:-2])
+                except OSError:
+                    continue
+                try:
+                    parent = gfid_of(b"/proc/self/fd/%d/%s" % (fd, parts[-2]))
+                finally:
+                    os.close(fd)
+            if parent:
+                found.append(Slot(parent, parts[-1]))
+        return found
+
+    def open_real(self, gfid: Gfid) -> int:
+        """Open a directory so that it can be listed, which the access by gfid cannot. OpError ENOENT `parent`."""
+        for _ in range(4):  # it may be renamed between the two steps
+            for parts in self.paths(gfid, True):
+                try:
+                    fd = self.walk(parts, _REAL)
+                except OSError as e:
+                    if e.errno not in (*GONE, errno.ENOTDIR, errno.ELOOP):
+                        raise
+                    continue
+                if gfid == ROOT or os.fstat(fd).st_ino == inode_of(gfid):
+                    return fd
+                os.close(fd)
+        raise OpError(errno.ENOENT, f"parent: directory {gfid.hex()} is not here", gfid)
+
+
+def gfid_of(path: bytes) -> Gfid:
+    """The gfid of what is at a path, b"" when nothing is. OSError."""
+    try:
+        return uuid.UUID(os.getxattr(path, _GFID, follow_symlinks=False).decode("ascii")).bytes
+    except OSError as e:
+        if e.errno in GONE:
+            return b""
+        raise
+
+
+def set_found(found: Found, stat: Stat, xattrs: Xattrs, times: bool = True) -> None:
+    """Attributes of an object, what differs only (SEC-14). OpError with the first failure."""
+    st = found.st
+    if _stat.S_ISLNK(st.st_mode):
+        set_link_attributes(found.dir_fd, found.name, st, stat, times and st.st_mtime_ns != stat.mtime_ns)
+        return
+    if _stat.S_IFMT(st.st_mode) != _stat.S_IFMT(stat.mode):
+        raise OpError(errno.EINVAL, f"kind: it is {kind_word(st.st_mode)} here")
+    set_attributes(f"/proc/self/fd/{found.fd}", st, stat, xattrs, times)

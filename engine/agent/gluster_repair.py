@@ -1,0 +1,122 @@
+"""Making one object of a volume be exactly where the primary has it (CON-1 to 5); what is in the way is only reported."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as _stat
+from typing import Optional
+
+from engine.agent.gluster_entries import Applied, GlusterEntries
+from engine.agent.gluster_objects import GONE, Objects, inode_of, set_found
+from engine.agent.handles import OpError, check_name
+from engine.agent.repair import Placed
+from engine.agent.types import ROOT, EntryOp, Fop, Gfid, Slot, Stat
+from engine.agent.wire import Xattrs
+
+
+def place(
+    objects: Objects, entries: GlusterEntries, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes],
+    xattrs: Xattrs,
+) -> Placed:  # fmt: skip
+    """Make this object be at exactly these slots (a directory: the first).
+
+    Raises OpError `parent` when a parent is missing, EEXIST `occupied` with the gfid that has one of the names.
+    """
+    if not slots:
+        remove(objects, entries, gfid)
+        return Placed(False, False, 0, 0, None)
+    for slot in slots:
+        check_name(slot)
+    directory = _stat.S_ISDIR(stat.mode)
+    if directory:
+        slots = slots[:1]
+    now = objects.exists(gfid)
+    if now is not None and not _same(objects, gfid, now, stat, link):
+        remove(objects, entries, gfid)
+        now = None
+    made = now is None
+    fop = Fop.MKDIR if directory else Fop.LINK
+    for slot in slots:
+        out = Applied()
+        entries.place(0, EntryOp(fop, gfid, slot, None, stat, link, None, None), slot, out)
+    if not directory:
+        wanted = set(slots)
+        for slot in objects.names(gfid, False):
+            if slot not in wanted:
+                _unlink(objects, slot, gfid)
+    found = objects.find(gfid)
+    if found is None:
+        raise OpError(errno.ESTALE, "system: it went away just now")
+    try:
+        st = found.st
+        regular = _stat.S_ISREG(stat.mode)
+        same = (st.st_size, st.st_mtime_ns) == (stat.size, stat.mtime_ns)
+        failed: Optional[OpError] = None
+        try:
+            set_found(found, stat, xattrs, times=same or not regular)
+        except OpError as e:
+            failed = e
+        return Placed(made, regular and not same, st.st_size, st.st_mtime_ns, failed)
+    finally:
+        os.close(found.fd)
+
+
+def _same(objects: Objects, gfid: Gfid, now: os.stat_result, stat: Stat, link: Optional[bytes]) -> bool:
+    if _stat.S_IFMT(now.st_mode) != _stat.S_IFMT(stat.mode):
+        return False
+    if not _stat.S_ISLNK(stat.mode) or link is None:
+        return True
+    return os.readlink(objects.by_gfid(gfid), dir_fd=objects.root_fd) == link
+
+
+def remove(objects: Objects, entries: GlusterEntries, gfid: Gfid) -> int:
+    """Take an object away with all its names, a directory with all that is in it. How many names there were."""
+    if gfid == ROOT:
+        raise OpError(errno.EINVAL, "refused: the root is not removed")
+    st = objects.exists(gfid)
+    if st is None:
+        return 0
+    directory = _stat.S_ISDIR(st.st_mode)
+    n = 0
+    for slot in objects.names(gfid, directory):
+        if directory:
+            try:
+                os.rmdir(slot.name, dir_fd=objects.directory(slot.parent))
+            except OSError as e:
+                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, *GONE):
+                    raise
+                if e.errno not in GONE:
+                    entries.remove_tree(slot, gfid)
+            objects.forget(gfid)
+        else:
+            _unlink(objects, slot, gfid)
+        n += 1
+    return n
+
+
+def clear_slot(objects: Objects, entries: GlusterEntries, slot: Slot) -> Optional[Gfid]:
+    """Remove whatever has this name; its gfid, None when nothing was there."""
+    check_name(slot)
+    try:
+        st = objects.look(slot)
+    except OpError as e:
+        if e.text.startswith("parent"):
+            return None
+        raise
+    if st is None:
+        return None
+    gfid = objects.gfid_at(slot)
+    if not gfid:
+        return None
+    if _stat.S_ISDIR(st.st_mode):
+        entries.remove_tree(slot, gfid)
+    else:
+        _unlink(objects, slot, gfid)
+    return gfid
+
+
+def _unlink(objects: Objects, slot: Slot, gfid: Gfid) -> None:
+    st = objects.look(slot)
+    if st is not None and st.st_ino == inode_of(gfid):
+        os.unlink(slot.name, dir_fd=objects.directory(slot.parent))

@@ -1,0 +1,140 @@
+"""What the agent works on, as server and calls see it: the same verbs for a directory tree and a GlusterFS volume."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Protocol
+
+from engine.agent import listing, repair, wire
+from engine.agent.content import Contents, open_file
+from engine.agent.entries import Entries
+from engine.agent.frames import Payload
+from engine.agent.listing import Listings
+from engine.agent.stage import Stages
+from engine.agent.state import Holding, free_space
+from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
+from engine.agent.wire import FileResult, Put, Xattrs
+
+Result = dict[str, Any]
+
+
+class Target(Protocol):
+    """A replica that was begun. One thread calls; raises OpError for one operation, CallError, OSError."""
+
+    def applying(self) -> None:
+        """Called before anything is changed."""
+
+    def settle(self) -> None:
+        """Called when no operation is under way: descriptors that were pushed out may be closed."""
+
+    def entries(self, ops: list[EntryOp]) -> tuple[list[Outcome], list[Gfid], list[tuple[int, int, int]]]:
+        """Apply entry operations: failures, gfids newly made, (index, size, mtime_ns) of content written."""
+
+    def puts(self, puts: list[Put]) -> list[FileResult]:
+        """Replace the content of small files."""
+
+    def metas(self, ops: list[MetaOp]) -> list[Outcome]:
+        """Set attributes; the failures."""
+
+    def file_begin(self, ident: int, request: wire.FileBegin) -> None:
+        """Content in pieces follows under `ident`; what fails is told at its end."""
+
+    def file_data(self, ident: int, payload: Payload) -> None:
+        """One piece."""
+
+    def file_hole(self, ident: int, payload: Payload) -> None:
+        """A range that reads as zeros."""
+
+    def file_end(self, ident: int, stat: Stat, xattrs: Xattrs) -> FileResult:
+        """The end: size, attributes, and what is then seen."""
+
+    def file_abort(self, ident: int) -> None:
+        """The sender gives up."""
+
+    def open_file(self, gfid: Gfid) -> int:
+        """A descriptor for reading a regular file."""
+
+    def lookup(self, gfid: Gfid) -> Optional[Result]:
+        """Where an object is: names, limbo, stat; None when it is nowhere."""
+
+    def look_at_slot(self, slot: Slot) -> Result:
+        """What is at a slot: exists, gfid, kind, size."""
+
+    def page(self, gfid: Gfid, after: bytes, limit: int, xattrs: bool) -> list[Result]:
+        """Entries of a directory by name."""
+
+    def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
+              replace: bool) -> repair.Placed:  # fmt: skip
+        """Make exactly this object be at exactly these slots."""
+
+    def remove(self, gfid: Gfid) -> int:
+        """Take an object away; how many names it had."""
+
+    def clear_slot(self, slot: Slot) -> Optional[Gfid]:
+        """Free a name; the gfid that had it, b"" for something unknown, None when nothing was there."""
+
+    def stage(self, gfids: list[Gfid]) -> Result:
+        """Make files reachable by path for rsync and tar."""
+
+    def unstage(self, token: str) -> Result:
+        """End that, with what is then seen of each file."""
+
+    def statfs(self) -> dict[str, int]:
+        """Free and total bytes and inodes."""
+
+    def damaged(self) -> None:
+        """What is kept about the replica turned out to be damaged."""
+
+    def close(self, clean: bool) -> None:
+        """Let go."""
+
+
+class TreeTarget:
+    """A directory tree with its index."""
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding = holding
+        self.tree = holding.tree
+        self._entries = Entries(holding.tree)
+        self._contents = Contents(holding.tree)
+        self._stages = Stages(holding)
+        self._listings = Listings(holding.tree)
+        contents = self._contents
+        self.puts, self.metas = contents.puts, contents.metas
+        self.file_begin, self.file_data, self.file_hole = contents.begin, contents.data, contents.hole
+        self.file_end, self.file_abort = contents.end, contents.abort
+        self.applying, self.settle = holding.applying, holding.tree.dirs.settle
+        self.page, self.damaged = self._listings.page, holding.damaged
+        self.stage, self.unstage = self._stages.stage, self._stages.unstage
+
+    def entries(self, ops: list[EntryOp]) -> tuple[list[Outcome], list[Gfid], list[tuple[int, int, int]]]:
+        applied = self._entries.apply(ops)
+        self.tree.index.relieve()
+        return applied.failures, list(applied.made), applied.sizes
+
+    def open_file(self, gfid: Gfid) -> int:
+        self.settle()
+        return open_file(self.tree, gfid, 0)
+
+    def lookup(self, gfid: Gfid) -> Optional[Result]:
+        self.settle()
+        return listing.lookup(self.tree, gfid)
+
+    def look_at_slot(self, slot: Slot) -> Result:
+        return listing.look_at_slot(self.tree, slot)
+
+    def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
+              replace: bool) -> repair.Placed:  # fmt: skip
+        return repair.place(self.tree, gfid, slots, stat, link, xattrs, replace)
+
+    def remove(self, gfid: Gfid) -> int:
+        return repair.remove(self.tree, gfid)
+
+    def clear_slot(self, slot: Slot) -> Optional[Gfid]:
+        return repair.clear_slot(self.tree, slot)
+
+    def statfs(self) -> dict[str, int]:
+        return free_space(self.holding.root_fd)
+
+    def close(self, clean: bool) -> None:
+        self._contents.close()
+        self.holding.close(clean)
