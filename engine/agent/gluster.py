@@ -16,14 +16,14 @@ from engine.agent import gluster_repair, system
 from engine.agent.gluster_content import GlusterContents, open_regular
 from engine.agent.gluster_entries import GlusterEntries
 from engine.agent.gluster_info import describe
-from engine.agent.gluster_listing import Listings, lookup, look_at_slot
+from engine.agent.gluster_listing import Listings, look_at_slot, lookup
 from engine.agent.gluster_mount import Mount
 from engine.agent.gluster_objects import Objects, inode_of, text_of
 from engine.agent.gluster_pool import Pool
 from engine.agent.handles import OpError
 from engine.agent.repair import Placed
 from engine.agent.state import CallError, free_space
-from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
+from engine.agent.types import EntryOp, Gfid, Outcome, Slot, Stat
 from engine.agent.wire import Xattrs
 
 Result = dict[str, Any]
