@@ -126,7 +126,16 @@ class Applier:
                 packed, length, mtime = whole
                 inlined.append((len(changes), change.gfid, length, mtime))
             else:
-                op = self.entry_op(change)
+                try:
+                    op = self.entry_op(change)
+                except OSError as e:  # of this one object: the others go on
+                    problem = Problem(change.gfid, change.dest or change.slot, Fop(change.fop).name, e.errno or 0,
+                                      f"primary: {e.strerror}")  # fmt: skip
+                    result.problems.append(problem)
+                    continue
+                if op is None or (op.stat is None and change.dest is not None and change.dest.parent != LIMBO):
+                    # gone, or not where it was last known to be: the next slice says which
+                    result.gone.append(change.gfid)
                 if op is None:
                     continue
                 packed = wire.encode_entry(op)
@@ -179,11 +188,7 @@ class Applier:
         view = self.view
         try:
             fd = view.open_slot(change.slot, change.gfid, change.ctime_ns)
-        except Gone:
-            return None
-        except OSError as e:
-            if e.errno not in (errno.EACCES, errno.EPERM):
-                raise
+        except (Gone, OSError):
             return None
         try:
             st = os.fstat(fd)
@@ -194,6 +199,8 @@ class Applier:
             if len(data) != size:
                 return None
             stat, xattrs = view.stat_of(st, fd), view.xattrs_of(fd) if self.with_xattrs else {}
+        except OSError:
+            return None
         finally:
             os.close(fd)
         return wire.encode_new_file(change.gfid, change.slot, stat, xattrs, data), size, stat.mtime_ns

@@ -218,6 +218,7 @@ class Batches:
         self.status.batch_phase("commit")
         self._advance(feed, closed, dead, failures)
         worker.guard.passed(time.time(), len([g for g in worker.guard.weighed(dead) if g not in todo.fresh]))
+        worker.guard.found(len(todo.fresh.difference(todo.made)))
         worker.objects += len(todo.fresh) - len(dead)
         self.status.batch_end(time.monotonic() - started, len(failures))
         seconds = round(time.monotonic() - started, 3)

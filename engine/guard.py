@@ -47,7 +47,7 @@ class DeleteGuard:
     minimum: int
     events: list[tuple[float, int]] = field(default_factory=list)
     base: int = 0
-    """Objects in the replica when the window began."""
+    """Objects in the replica when the window began, and those a crawl has found since."""
     born: dict[Gfid, float] = field(default_factory=dict)
 
     def made(self, gfids: Iterable[Gfid], now: float) -> None:
@@ -86,6 +86,10 @@ class DeleteGuard:
         """That many deletes have been applied."""
         if deletes:
             self.events.append((now, deletes))
+
+    def found(self, objects: int) -> None:
+        """A crawl found that many more objects, which were there before: deleting them would count."""
+        self.base += objects
 
     def approve(self) -> None:
         """A person agreed: the window begins anew."""

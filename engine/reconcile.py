@@ -79,6 +79,8 @@ class Reconciler:
                 if e.errno in BRICK_ERRNOS:
                     raise brick_fault(self.link.where, e.errno or 0, e.text) from e
                 left.append(Problem(gfid, problem.slot, problem.operation, e.errno or problem.errno, e.text))
+            except OSError as e:
+                left.append(Problem(gfid, problem.slot, problem.operation, e.errno or 0, f"primary: {e.strerror}"))
         again = Result()
         if data:
             self.transfer.send(list(data), set(), again)

@@ -23,6 +23,9 @@ DATA, META, ENTRY = 1, 2, 4
 SETATTR, CHECK = 38, 33
 """Fops of M records: attributes; attributes and perhaps content (XATTROP: the content is compared, CHG-7)."""
 
+TRIES = 3
+"""Slices in which a directory that is not where the index has it is looked for."""
+
 RACY_NS = 20_000_000
 """A file changed less than this before it was looked at may change again without its times showing it."""
 
@@ -53,7 +56,7 @@ class Differ:
         index: Index,
         filter_for: Callable[[Index], Callable[[Gfid, bytes, bool], bool]] | None = None,
         on_directory: Callable[[Gfid], None] | None = None,
-        on_shared: Callable[[Gfid], None] | None = None,
+        on_shared: Callable[[Gfid, bool], None] | None = None,
         budget: int = 8192,
     ) -> None:
         self.view = view
@@ -62,6 +65,9 @@ class Differ:
         self.excluded = filter_for(index) if filter_for is not None else None
         self.on_directory = on_directory
         self.on_shared = on_shared
+        self.each_file = False
+        """`on_shared(gfid, sure)` is called for each regular file newly in the tree (`sure` False: it has one name, as
+        far as can be seen), not only for those that have or may have had several names."""
         self.on_gone: Callable[[Gfid], None] | None = None
         """Called for each directory that left the tree."""
         self.on_step: Callable[[], None] | None = None
@@ -78,8 +84,10 @@ class Differ:
         self._carried: dict[Slot, int] = {}
         self._carried_objects: dict[Gfid, int] = {}
         """What could not be reached in this slice, for the next one."""
-        self._unreached: list[Gfid] = []
-        """Directories that moved while they were to be listed: they are tried again when the move is known."""
+        self._unreached: dict[Gfid, int] = {}
+        """Directories that moved while they were to be listed, and how often that was tried: the move is known in the
+        next slice or the one after, or they are gone."""
+        self._tried: dict[Gfid, int] = {}
         self.crawling = False
         """A whole walk is under way: what is missing may be found elsewhere, so nothing is deleted before its end."""
         self._listing: tuple[Gfid, list[bytes]] | None = None
@@ -95,9 +103,12 @@ class Differ:
         self._objects: dict[Gfid, int] = {}
         self._stats: dict[Gfid, Seen] = {}
         self._looked: set[Slot] = set()
-        self._shared: list[Gfid] = []
+        self._shared: dict[Gfid, bool] = {}
+        """Files to be watched for themselves."""
+        self._passing = False
+        """A name came and went in this slice: it may have been one of a file's, and still be written through."""
         self._again: list[tuple[Slot, int]] = []
-        self._suspect = False
+        self._suspect = self._passing = False
 
     def excluded_with(self, index: Index) -> Callable[[Gfid, bytes, bool], bool] | None:
         """The same filter for another thread, with that thread's own connection to the index."""
@@ -112,7 +123,7 @@ class Differ:
         self._reset()
         self._now_ns = time.time_ns()
         self.walk.extend(self._unreached)
-        self._unreached = []
+        self._tried, self._unreached = self._unreached, {}
         if self._root_due:
             self._root_due = False
             self.records.append(MetaChange(ROOT, SETATTR))
@@ -145,7 +156,7 @@ class Differ:
         self._times_of({parent for (parent, _), flags in slots.items() if flags & ENTRY})
         self._continue_walk()
         self._removals()
-        if not self._walking and len(self.records) < self.budget:
+        if not self._walking and not self._unreached and len(self.records) < self.budget:
             self._end_of_walk()
         if not self._walking and not self.crawling and len(self.records) < self.budget:
             self._empty_limbo()
@@ -155,6 +166,11 @@ class Differ:
     def _walking(self) -> bool:
         """Is there a directory still to be listed? Then what is missing may be found in it."""
         return bool(self.walk) or self._listing is not None
+
+    @property
+    def unsettled(self) -> bool:
+        """Could something not be reached, so that the next slice has to look at it again?"""
+        return bool(self._unreached or self._carried or self._carried_objects)
 
     @property
     def pending(self) -> bool:
@@ -248,6 +264,8 @@ class Differ:
                 self._suspect = True
         if before is not None:
             self._removed[slot] = before
+        elif seen is None:
+            self._passing = True
         if seen is not None:
             self._add(slot, seen)
             if change:
@@ -294,7 +312,11 @@ class Differ:
             if not self.view.by_handle:
                 self._carried_objects[gfid] = self._carried_objects.get(gfid, 0) | flags
             return
-        self._objects[gfid] = self._objects.get(gfid, 0) | (flags & (DATA | META))
+        flags &= DATA | META
+        if rows and _stat.S_ISREG(seen.st.st_mode):
+            if (seen.st.st_size, seen.st.st_mtime_ns) != (rows[0].size, rows[0].mtime_ns):
+                flags |= DATA  # written too, though nothing but its attributes was told
+        self._objects[gfid] = self._objects.get(gfid, 0) | flags
         self._stats[gfid] = seen
 
     # ---- walking ---------------------------------------------------------------------------------------------
@@ -317,7 +339,7 @@ class Differ:
                         self._looked.discard(row.slot)
                         self._look(row.slot)
                         self._settle()
-                        self._unreached.append(gfid)
+                        self._later(gfid)
                     continue
                 except PermissionError:
                     self.unreadable.append(gfid)
@@ -329,11 +351,18 @@ class Differ:
             try:
                 self._list_some(gfid, names[:room])
             except Gone:
+                self._later(gfid)
                 names = []
             self._listing = (gfid, names[room:]) if len(names) > room else None
             self._settle()
             if self.on_step is not None:
                 self.on_step()
+
+    def _later(self, gfid: Gfid) -> None:
+        """List a directory in the next slice: it is where the index has it no more."""
+        tries = self._tried.get(gfid, 0) + 1
+        if tries <= TRIES:
+            self._unreached[gfid] = tries
 
     def _list_some(self, gfid: Gfid, names: list[bytes]) -> None:
         """Compare some names of a directory; those of objects never seen are emitted at once."""
@@ -433,9 +462,9 @@ class Differ:
         if self._objects:
             self._emit_changes()
         if self._shared and self.on_shared is not None:
-            for gfid in self._shared:
-                self.on_shared(gfid)
-            self._shared = []
+            for gfid, sure in self._shared.items():
+                self.on_shared(gfid, sure)
+            self._shared = {}
         self._added = {}
         self._places = {}
         self._objects = {}
@@ -474,13 +503,12 @@ class Differ:
                 break
         if source is None:
             self.records.append(EntryChange(gfid, Fop.LINK, slot))
-            if self.on_shared is not None:
-                self._shared.append(gfid)
+            self._shared[gfid] = True
         else:
             self._removed.pop(source.slot, None)
             index.remove((source.slot,))
-            if self.on_shared is not None and _stat.S_ISREG(mode):
-                self._shared.append(gfid)  # a link and an unlink look like this too, and may have left it open
+            if _stat.S_ISREG(mode):
+                self._shared[gfid] = True  # a link and an unlink look like this too, and may have left it open
             self.records.append(EntryChange(gfid, Fop.RENAME, source.slot, slot))
             self.view.forget(gfid)
         # size and times stay the index's own until the change itself is emitted
@@ -513,8 +541,10 @@ class Differ:
             self._objects.pop(gfid, None)
         if kind == _stat.S_IFDIR:
             self.walk.append(gfid)
-        elif st.st_nlink > 1 and self.on_shared is not None:
-            self._shared.append(gfid)
+        elif st.st_nlink > 1:
+            self._shared[gfid] = True
+        elif self.each_file and kind == _stat.S_IFREG:
+            self._shared[gfid] = self._passing
         return _new(Row, (*slot, gfid, kind, handle, st.st_size, st.st_mtime_ns, ctime))
 
     def _vacate(self, slot: Slot, occupant: Row) -> None:
@@ -537,7 +567,7 @@ class Differ:
     def _removals(self) -> None:
         """Emit the removal of what was found nowhere; while directories are still to be listed, only remember it."""
         removed, self._removed = self._removed, {}
-        if self.crawling or self._walking:
+        if self.crawling or self._walking or self._unreached:
             alone = []
             for slot, row in removed.items():
                 if len(self.index.rows(row.gfid)) > 1:
@@ -622,8 +652,8 @@ class Differ:
                     self.records.append(DataChange(gfid))
                 if flags & META or flags & DATA:
                     self.records.append(MetaChange(gfid, CHECK if flags & ENTRY and not flags & DATA else SETATTR))
-                if st.st_nlink > 1 and self.on_shared is not None:
-                    self._shared.append(gfid)
+                if st.st_nlink > 1:
+                    self._shared[gfid] = True
             elif flags & META or st.st_mtime_ns != rows[0].mtime_ns:
                 self.records.append(MetaChange(gfid, SETATTR))
             racy = st.st_ctime_ns > self._now_ns - RACY_NS

@@ -85,6 +85,8 @@ class Source(Protocol):
 
     name: str
     periodic: bool
+    watches_objects: bool
+    """Are files watched for themselves? Else `watch_object` is not called."""
     wake: threading.Event
 
     @property
@@ -103,14 +105,21 @@ class Source(Protocol):
     def take(self) -> Dirty:
         """What is dirty since the last take; a new set begins, atomically."""
 
+    @property
+    def each_file(self) -> bool:
+        """Is each regular file to be watched for itself, not only those with several names?"""
+
     def watch_directory(self, gfid: Gfid, fd: int) -> None:
         """Before a directory (`fd` is open on it) is listed: from here on its events are seen.
 
         Raises WatchLimit, OSError.
         """
 
-    def watch_object(self, gfid: Gfid, fd: int) -> None:
-        """Watch a file for itself: it may be written through a name outside the tree. Raises WatchLimit, OSError."""
+    def watch_object(self, gfid: Gfid, fd: int, sure: bool) -> None:
+        """Watch a file for itself: it may be written through a name outside the tree.
+
+        `sure`: it has or had other names; else, that it gets one is to be heard. Raises WatchLimit, OSError.
+        """
 
     def forget_directory(self, gfid: Gfid) -> None:
         """A directory (or a file that was watched for itself) is no longer of the tree."""

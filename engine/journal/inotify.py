@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import struct
 import time
@@ -27,14 +28,20 @@ _PAIR = 0.01
 """Seconds the second half of a rename may be behind the first: two CPUs queue their events in turn."""
 
 
+MOST_FILES = 250_000
+"""Files with one name that are watched at most: about 40 MB here, and 1 KiB each in the kernel."""
+
+
 class Inotify(QueueSource):
     """See Source. Directories are watched by descriptor, so that long paths and renames do no harm.
 
-    Slots carry what was written through a name. What inotify cannot report: that a file got a name outside the tree,
-    and writes through that name before `watch_object` (CRW-9 finds them).
+    Slots carry what was written through a name. That a file got another name outside the tree, and what is written
+    through that, is told only to who watches the file itself: so each file is, as long as `each_file` says so.
+    Beyond, the scrub finds such writes (CRW-9).
     """
 
     name = "inotify"
+    watches_objects = True
     pause = 0.002
     """Seconds; the queue is short (fs.inotify.max_queued_events, 16,384)."""
 
@@ -46,6 +53,11 @@ class Inotify(QueueSource):
         super().__init__(fd, fold or Fold(), label)
         self._gfids: dict[int, Gfid] = {}
         self._wds: dict[Gfid, int] = {}
+        self._shared: set[Gfid] = set()
+        """Files with several names: what is written to them is heard by the file itself."""
+        self._single: dict[Gfid, int] = {}
+        """Watches on files with one name, which hear when they get another."""
+        self._most = min(MOST_FILES, _limit_value("max_user_watches") // 2)
         self._halves: dict[int, float] = {}
         """Renames of which only the first half has come: cookie, and monotonic time."""
 
@@ -53,10 +65,34 @@ class Inotify(QueueSource):
         """See Source."""
         self._add(gfid, fd, _DIRECTORY)
 
-    def watch_object(self, gfid: Gfid, fd: int) -> None:
+    @property
+    def each_file(self) -> bool:
+        """See Source: there is room to watch files that have one name only."""
+        return len(self._single) < self._most
+
+    def watch_object(self, gfid: Gfid, fd: int, sure: bool) -> None:
         """See Source."""
-        if gfid not in self._wds:
+        if gfid in self._shared:
+            return
+        if sure or os.fstat(fd).st_nlink > 1:
             self._add(gfid, fd, _OBJECT)
+            self._shared.add(gfid)
+            self._single.pop(gfid, None)
+        elif self.each_file and gfid not in self._single:
+            try:
+                self._single[gfid] = self._add(gfid, fd, ATTRIB)
+            except WatchLimit:
+                self._most = 0  # what is left is for directories
+
+    def _make_room(self) -> bool:
+        """Give up the watches of files with one name, for those of directories. Were there any?"""
+        self._most = 0
+        given, self._single = self._single, {}
+        for gfid, wd in given.items():
+            self._wds.pop(gfid, None)
+            self._gfids.pop(wd, None)
+            self._remove(wd)
+        return bool(given)
 
     def forget_directory(self, gfid: Gfid) -> None:
         """See Source."""
@@ -66,26 +102,43 @@ class Inotify(QueueSource):
             wd = self._wds.pop(gfid, None)
             if wd is None:
                 return
-            del self._gfids[wd]
-            try:
-                inotify_rm_watch(self.fd, wd)
-            except OSError as e:
-                if e.errno != errno.EINVAL:  # it went with its directory
-                    raise
+            self._gfids.pop(wd, None)
+            self._forget_file(gfid)
+            self._remove(wd)
 
-    def _add(self, gfid: Gfid, fd: int, mask: int) -> None:
+    def _forget_file(self, gfid: Gfid) -> None:
+        self._shared.discard(gfid)
+        self._single.pop(gfid, None)
+
+    def _remove(self, wd: int) -> None:
+        try:
+            inotify_rm_watch(self.fd, wd)
+        except OSError as e:
+            if e.errno != errno.EINVAL:  # it went with its directory
+                raise
+
+    def _add(self, gfid: Gfid, fd: int, mask: int) -> int:
         path = b"/proc/self/fd/%d" % fd
         self._wanted = True
         with self.fold.lock:  # should it go at once, the event that says so must find it here
             self._wanted = False
             try:
-                wd = inotify_add_watch(self.fd, path, mask)
+                wd = self._add_watch(path, mask)
             except OSError as e:
                 if e.errno != errno.ENOSPC:
                     raise
                 raise _limit(e, f"watches ({len(self._wds)} are in use here)", "max_user_watches") from e
             self._gfids[wd] = gfid
             self._wds[gfid] = wd
+        return wd
+
+    def _add_watch(self, path: bytes, mask: int) -> int:
+        try:
+            return inotify_add_watch(self.fd, path, mask)
+        except OSError as e:
+            if e.errno != errno.ENOSPC or not mask & ONLYDIR or not self._make_room():
+                raise
+        return inotify_add_watch(self.fd, path, mask)
 
     def settle(self) -> None:
         """See Source. Of a rename, the second half is waited for, up to 10 ms: it may be a move out of the tree."""
@@ -140,6 +193,7 @@ class Inotify(QueueSource):
             del self._gfids[wd]
             if self._wds.get(gfid) == wd:
                 del self._wds[gfid]
+                self._forget_file(gfid)
         flags = _FLAGS.get(mask & (MODIFY | ATTRIB), 0)
         if flags:
             dirty.objects[gfid] = dirty.objects.get(gfid, 0) | flags
@@ -149,12 +203,16 @@ def _limit(error: OSError, what: str, name: str) -> WatchLimit | OSError:
     """An error of inotify's that a limit explains, with the limit's value; else the error itself."""
     if error.errno not in (errno.ENOSPC, errno.EMFILE):
         return error
-    try:
-        with open(_LIMITS + name, encoding="ascii") as f:
-            value = f.read().strip()
-    except OSError:
-        value = "?"
     return WatchLimit(
-        f"inotify: no more {what}: fs.inotify.{name} is {value}",
+        f"inotify: no more {what}: fs.inotify.{name} is {_limit_value(name) or '?'}",
         code="watch-limit", errno=error.errno, hint=f"raise fs.inotify.{name} (sysctl), or run as root for fanotify",
     )  # fmt: skip
+
+
+def _limit_value(name: str) -> int:
+    """A limit of the kernel's, 0 where it is not told."""
+    try:
+        with open(_LIMITS + name, encoding="ascii") as f:
+            return int(f.read())
+    except (OSError, ValueError):
+        return 0

@@ -25,6 +25,7 @@ class QueueSource:
 
     name = "queue"
     periodic = False
+    watches_objects = False
     pause = 0.02
     """Seconds between two looks at the queue."""
 
@@ -126,10 +127,15 @@ class QueueSource:
         """Add one buffer of events to the dirty set, with the lock held; how much shorter the queue is by them."""
         raise NotImplementedError
 
+    @property
+    def each_file(self) -> bool:
+        """Is each regular file to be watched for itself?"""
+        return False
+
     def watch_directory(self, gfid: Gfid, fd: int) -> None:
         """Begin to watch a directory, before it is listed."""
 
-    def watch_object(self, gfid: Gfid, fd: int) -> None:
+    def watch_object(self, gfid: Gfid, fd: int, sure: bool) -> None:
         """Begin to watch one file for itself."""
 
     def forget_directory(self, gfid: Gfid) -> None:

@@ -116,7 +116,7 @@ class Recorder:
         """Who computes now: a walk, or a batch that is applied."""
         self.slices = 0
         differ.on_directory = self._watch
-        differ.on_shared = self._watch_shared
+        differ.on_shared = self._watch_shared if source.watches_objects else None
         differ.on_gone = source.forget_directory
         differ.on_step = self.turn.offer
 
@@ -282,6 +282,8 @@ class Recorder:
                 self._room.wait(1.0)
                 continue
             deadline = min(deadline, self._scrub_due())
+            if self.differ.unsettled:
+                deadline = min(deadline, self._step + self.rollover)
             left = deadline - time.monotonic()
             if left <= 0:
                 return
@@ -347,6 +349,7 @@ class Recorder:
         rate = self.scrub()[1]
         self.differ.step = max(100, rate) if self._scrubbing and not self.source.periodic and rate else STEP
         self._step = time.monotonic()
+        self._watch_each_file()
         walking = self.differ.pending and not self._scrubbing
         records = self.differ.slice(dirty.slots, dirty.objects, dirty.handles)
         self.identity.check()
@@ -376,12 +379,13 @@ class Recorder:
                 # an ordinary slice says that all up to its suffix is in the journal
                 self._unfinished = 0
                 self._written = now
-                self._commit(Closed(self.writer.write([]), True, None, at))
+                self._commit(Closed(self.writer.write([]), not self.differ.unsettled, None, at))
         elif records or flush > self._flush_done or now - self._written >= HEARTBEAT:
             self._written = now
             changelog = self.writer.write(records)
             kept = records if records and len(self._ready) < IN_HAND else None
-            self._commit(Closed(changelog, True, since if records else None, at, kept))
+            # what could not be reached is in none of the slices yet
+            self._commit(Closed(changelog, not self.differ.unsettled, since if records else None, at, kept))
         self._first = None
         if crawl_ended:
             self.crawl_reason = None
@@ -453,14 +457,21 @@ class Recorder:
         fd = self.view.dir_fd(gfid)
         self.source.watch_directory(gfid, fd)
 
-    def _watch_shared(self, gfid: Gfid) -> None:
-        """A file with several names: some may be outside the tree, where only the file itself can be watched."""
+    def _watch_each_file(self) -> None:
+        each = self.source.each_file
+        if self.differ.each_file and not each:
+            self.log("warning", "more files than inotify may watch: what is written to them through hard links made "
+                                "outside the tree is found by the scrub")  # fmt: skip
+        self.differ.each_file = each
+
+    def _watch_shared(self, gfid: Gfid, sure: bool) -> None:
+        """A file that has or may get names outside the tree, where only the file itself can be watched."""
         try:
             fd = self.view.open_file(gfid)
         except (Gone, OSError):
             return
         try:
-            self.source.watch_object(gfid, fd)
+            self.source.watch_object(gfid, fd, sure)
             st, row = os.fstat(fd), self.index.row(gfid)
             if row is not None and (st.st_size, st.st_mtime_ns) != (row.size, row.mtime_ns):
                 self._late.add(gfid)  # written between being looked at and being watched

@@ -25,10 +25,16 @@ class Scan:
 
     name = "scan"
     periodic = True
+    watches_objects = False
 
     def __init__(self) -> None:
         self.wake = threading.Event()
         self.first_time: float | None = None
+
+    @property
+    def each_file(self) -> bool:
+        """None is watched."""
+        return False
 
     def start(self) -> None:
         """Nothing to start."""
@@ -47,7 +53,7 @@ class Scan:
     def watch_directory(self, gfid: Gfid, fd: int) -> None:
         """Not needed."""
 
-    def watch_object(self, gfid: Gfid, fd: int) -> None:
+    def watch_object(self, gfid: Gfid, fd: int, sure: bool) -> None:
         """Not needed."""
 
     def forget_directory(self, gfid: Gfid) -> None:

@@ -18,7 +18,7 @@ from engine.volume.handles import gfid_of, name_to_handle, open_by_handle
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _ENCODING = sys.getfilesystemencoding()
-_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _new = tuple.__new__
 _XATTR_PREFIXES = (b"user.",)
 _XATTR_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")

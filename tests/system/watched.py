@@ -56,7 +56,7 @@ class Watched:
     def watch_file(self, path: str) -> None:
         """As the recorder does with a file that has several names."""
         with open(self.root / path, "rb") as f:
-            self.source.watch_object(self.gfid(path), f.fileno())
+            self.source.watch_object(self.gfid(path), f.fileno(), True)
 
     def taken(self) -> Dirty:
         """What a closing slice gets."""
