@@ -324,7 +324,7 @@ def test_mode_and_removal(serve: Callable[..., ControlServer], directory: Path) 
     assert stat.S_IMODE(os.stat(server.path).st_mode) == 0o600
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert os.listdir(directory) == ["web.sock"]
-    assert find_sockets() == {"web": server.path}
+    assert find_sockets()["web"] == server.path
     server.stop()
     assert os.listdir(directory) == []
     server.stop()
