@@ -13,6 +13,9 @@ from collections.abc import Callable
 MOST = 3000
 """Objects in one tree after which more is removed than made."""
 
+LARGE = 8
+"""Large files in one tree, after which the oldest makes room: a demonstration may run all day."""
+
 _WORDS = (
     "invoice", "report", "minutes", "draft", "plan", "budget", "letter", "photo", "scan", "offer", "contract", "notes",
     "summary", "protocol", "agenda", "survey", "map", "sketch", "index", "cover",
@@ -92,6 +95,10 @@ class Office:
     def large(self) -> None:
         """A film or a disk image."""
         path = self._name(".iso")
+        images = [f for f in self.files if f.endswith(".iso")]
+        if len(images) >= LARGE:
+            os.unlink(images[0])
+            self.files.remove(images[0])
         with open(path, "wb") as f:
             for _ in range(self.random.randrange(4, 16)):
                 f.write(self.random.randbytes(1 << 20))

@@ -47,7 +47,7 @@ def test_end_to_end(tmp_path: Path) -> None:
         window.sees("‖ Paused")
         (primary / "while-paused").write_text("x")
         window.sees("Paused by")
-        time.sleep(4)
+        wait(lambda: (brick(tmp_path)["backlog"] or {}).get("changelogs"), "the change is recorded")
         assert not (secondary / "while-paused").exists()
         window.press("p")
         window.sees("● Active")
@@ -136,7 +136,7 @@ def test_signals(tmp_path: Path, number: signal.Signals) -> None:
 
 
 def quiet(pid: int) -> None:
-    """A process does not spin: less than a fifth of a core."""
+    """A process does not spin: less than a fifth of a core over some seconds."""
 
     def used() -> float:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
@@ -144,8 +144,8 @@ def quiet(pid: int) -> None:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     before = used()
-    time.sleep(5)
-    assert used() - before < 1.0
+    time.sleep(3)
+    assert used() - before < 0.6
 
 
 def test_a_terminal_that_is_closed(tmp_path: Path) -> None:

@@ -219,10 +219,10 @@ def test_kept_events_come_again_others_are_a_gap(serve: Callable[..., ControlSer
     for n in range(30):
         engine.events.publish("thing", n=n)
 
-    def subscribed(boot_id: str | None, since: int | None) -> list[Doc]:
+    def subscribed(boot_id: str | None, since: int | None, recent: int = 0) -> list[Doc]:
         with Talk(server.path) as talk:
             talk.next()
-            talk.say(id=1, method="subscribe", params={"boot_id": boot_id, "since": since})
+            talk.say(id=1, method="subscribe", params={"boot_id": boot_id, "since": since, "recent": recent})
             found = [talk.next()]
             while found[-1].get("event") != "snapshot":
                 found.append(talk.next())
@@ -235,6 +235,10 @@ def test_kept_events_come_again_others_are_a_gap(serve: Callable[..., ControlSer
     assert [e["event"] for e in subscribed("another life", 29)] == ["gap", "snapshot"]
     assert [e["event"] for e in subscribed(boot, 99)] == ["gap", "snapshot"]
     assert [e["event"] for e in subscribed(None, None)] == ["snapshot"]
+    assert [e["seq"] for e in subscribed(None, None, recent=3)] == [28, 29, 30, 30]
+    kept = subscribed(None, None, recent=1000)
+    assert "gap" not in [e["event"] for e in kept] and kept[0]["seq"] > 1, "as many as are kept"
+    assert [e["seq"] for e in subscribed(boot, 29, recent=1000)] == [30, 30], "who was here before goes on from there"
 
 
 def test_a_slow_reader_gets_a_gap_and_a_picture_and_costs_no_memory(serve: Callable[..., ControlServer]) -> None:
