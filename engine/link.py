@@ -62,7 +62,9 @@ class LinkError(EngineError):
 
 
 class RemoteError(EngineError):
-    """The agent refused or failed a request; the line itself is well."""
+    """The agent refused or failed a request; the line itself is well. `found` is the gfid of what was in the way."""
+
+    found: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -274,10 +276,12 @@ class Link:
                 answer = json.loads(frame.payload)
                 error = answer.get("error")
                 if error:
-                    raise RemoteError(
+                    refused = RemoteError(
                         f"{self.where}: {error.get('text', 'refused')}", hint=str(error.get("hint", "")),
                         code=str(error.get("code", "remote")), errno=error.get("errno") or None,
                     )  # fmt: skip
+                    refused.found = bytes.fromhex(str(error.get("found") or ""))
+                    raise refused
                 found = answer["result"]
             except (ValueError, KeyError, AttributeError, TypeError) as e:
                 raise LinkError(f"{self.where}: an answer that makes no sense to {method}", code="link-garbage") from e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -78,9 +79,11 @@ class Reconciler:
             except RemoteError as e:
                 if e.errno in BRICK_ERRNOS:
                     raise brick_fault(self.link.where, e.errno or 0, e.text) from e
-                left.append(Problem(gfid, problem.slot, problem.operation, e.errno or problem.errno, e.text))
+                number = e.errno or problem.errno
+                left.append(Problem(gfid, problem.slot, problem.operation, number, e.text, found=e.found))
             except OSError as e:
-                left.append(Problem(gfid, problem.slot, problem.operation, e.errno or 0, f"primary: {e.strerror}"))
+                text = f"primary: {e.strerror}"
+                left.append(Problem(gfid, problem.slot, problem.operation, e.errno or 0, text))
         again = Result()
         if data:
             self.transfer.send(list(data), set(), again)
@@ -111,6 +114,8 @@ class Reconciler:
         for name in there.get("names", []):
             meta[bytes.fromhex(name["parent"])] = None
         if not rows:
+            if self.view.index.has(gfid):
+                raise OSError(errno.ENODATA, "it is there, but none of its names is known")
             self.link.call("remove", {"gfid": gfid.hex()})
             self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
             for slot in slots:

@@ -19,7 +19,7 @@ from engine.election import Election, SubvolumeLock
 from engine.journal.format import Decoded
 from engine.journal.reader import Journal
 from engine.link import Link
-from engine.model import NO_MARK, Changelog, EngineError, Gfid, Mark
+from engine.model import NO_MARK, Changelog, EngineError, Fop, Gfid, Mark
 from engine.options import Options
 from engine.volume.base import View
 from engine.volume.brickmarks import BrickMarks, read_mark, stime_names
@@ -204,7 +204,7 @@ class GlusterPrimary:
         self.link: Link | None = None
         self._marks: BrickMarks | None = None
         self._lock: SubvolumeLock | None = None
-        self._around: Around | None = None
+        self._around = Around(False)
         self._stop = threading.Event()
         self.journal = Journal(os.path.join(brick.path, b".glusterfs/changelogs"), owned=False,
                                xsync=os.path.join(state, "xsync"))  # fmt: skip
@@ -263,7 +263,7 @@ class GlusterPrimary:
 
     def view(self) -> GlusterView:
         """A view for one thread."""
-        return GlusterView(self.root, self.volume.around(self.brick), self.volume.mount())
+        return GlusterView(self.root, self._around, self.volume.mount())
 
     @property
     def stranger(self) -> bool:
@@ -279,6 +279,9 @@ class GlusterPrimary:
     def tidy(self, todo: Plan, dead: list[Gfid]) -> list[Problem]:
         """See `engine.brickplan`."""
         names = self._view.index
+        for e in todo.entries:
+            if e.fop in (Fop.MKDIR, Fop.RENAME):
+                self._around.hint(e.gfid, e.dest or e.slot)
         return tidied(todo, dead, lambda slot: names.get(slot.parent, slot.name) is not None)
 
     def read(self, changelog: Changelog) -> Decoded:
@@ -316,6 +319,7 @@ class GlusterPrimary:
         stime = NO_MARK if clear else self.marks.stime
         if clear:
             volume.learn(began_empty=False)  # from now on both sides are compared
+        self._around = self.volume.around(self.brick)
         self._view = self.view()
         feed = GlusterFeed(self.journal, stime, register, self._hybrid, self._remember, on_closed=on_closed, log=self.log)
         try:

@@ -25,6 +25,9 @@ NAME_PREFIX = "trusted.gfid2path."
 INTERNAL = frozenset((b".glusterfs", b".trashcan", b".shard", b".glusterfs-anonymous-inode"))
 """Names in a brick's root that are the brick's own business; what follows the last is the volume's id."""
 
+HINTS = 50_000
+"""Places remembered from the journal."""
+
 INTERNAL_GFIDS = frozenset((
     bytes.fromhex("be318638e8a04c6d977d7a937aa84806"),  # .shard
     bytes(15) + b"\x05",  # .trashcan
@@ -59,6 +62,15 @@ class Around:
     peers: list[bytes] = field(default_factory=list)
     others: list[bytes] = field(default_factory=list)
     whole: bool = True
+    hints: dict[Gfid, Slot] = field(default_factory=dict)
+    """Where the journal last had an object: bricks lose handles of directories now and then (seen in 10.3)."""
+
+    def hint(self, gfid: Gfid, slot: Slot) -> None:
+        """The journal says that the object is there."""
+        self.hints.pop(gfid, None)
+        self.hints[gfid] = slot
+        while len(self.hints) > HINTS:
+            del self.hints[next(iter(self.hints))]
 
 
 def internal(parent: Gfid, name: bytes) -> bool:
@@ -120,6 +132,20 @@ class BrickNames:
                 raise
             if not is_link_file(path, st):
                 return path, st
+        return self._hinted(gfid)
+
+    def _hinted(self, gfid: Gfid) -> tuple[bytes, os.stat_result] | None:
+        """A directory without a handle, where the journal last had it."""
+        slot = self.around.hints.get(gfid)
+        if slot is None:
+            return None
+        path = handle(self.brick, slot.parent) + b"/" + slot.name
+        try:
+            st = os.lstat(path)
+            if _stat.S_ISDIR(st.st_mode) and os.getxattr(path, GFID, follow_symlinks=False) == gfid:
+                return path, st
+        except OSError:
+            return None
         return None
 
     def has(self, gfid: Gfid) -> bool:
@@ -137,7 +163,7 @@ class BrickNames:
             raise
 
     def rows(self, gfid: Gfid) -> list[Row]:
-        """All names of an object, none when it is nowhere. Raises OSError when it is somewhere without a name."""
+        """All names of an object that are known: none too for one that is there, where a brick lost track of it."""
         found = self.find(gfid)
         if found is None:
             return [] if self.around.whole else self._mounted_rows(gfid)
@@ -146,23 +172,31 @@ class BrickNames:
         kind = _stat.S_IFMT(st.st_mode)
         if is_directory(path, st):
             kind = _stat.S_IFDIR
-            slot = directory_slot(path)
+            slot = directory_slot(path) if _stat.S_ISLNK(st.st_mode) else self.around.hints.get(gfid)
             slots = [slot] if slot is not None else []
         else:
             try:
                 names = [n for n in os.listxattr(path, follow_symlinks=False) if n.startswith(NAME_PREFIX)]
                 for name in names:
                     parent, slash, base = os.getxattr(path, name, follow_symlinks=False).partition(b"/")
-                    if slash:
+                    if slash and self._holds(path, Slot(parse_gfid(parent), base), st):
                         slots.append(Slot(parse_gfid(parent), base))
             except OSError as e:
                 if e.errno not in (*_GONE, errno.ENODATA):
                     raise
                 return []
-            if not slots and st.st_nlink > 1:
-                raise OSError(errno.ENODATA, "the brick does not know its names (storage.gfid2path was off)",
-                              os.fsdecode(path))  # fmt: skip
         return [Row(s.parent, s.name, gfid, kind, b"", st.st_size, st.st_mtime_ns, 0) for s in sorted(slots)]
+
+    @staticmethod
+    def _holds(path: bytes, slot: Slot, st: os.stat_result) -> bool:
+        """Does that name really lead to the object? A brick keeps the name of what a rename displaced (seen in 10.3)."""
+        brick = path[: path.index(b"/.glusterfs/")]
+        above = handle(brick, slot.parent)
+        try:
+            there = os.lstat(above + b"/" + slot.name)
+        except OSError:
+            return not os.path.lexists(above)  # without its directory's handle it cannot be told
+        return (there.st_ino, there.st_dev) == (st.st_ino, st.st_dev)
 
     def _mounted_rows(self, gfid: Gfid) -> list[Row]:
         st = self._mounted(gfid)
@@ -238,7 +272,7 @@ class BrickNames:
 def is_directory(path: bytes, st: os.stat_result) -> bool:
     """Does this handle lead to a directory? (A symlink's handle is the symlink itself, with a name at least.)"""
     if not _stat.S_ISLNK(st.st_mode):
-        return False
+        return _stat.S_ISDIR(st.st_mode)
     if st.st_nlink > 1:
         return False
     try:
@@ -292,6 +326,9 @@ class GlusterView:
         except OSError as e:
             if e.errno not in _GONE:
                 raise
+            found = self.index.find(gfid)
+            if found is not None and _stat.S_ISDIR(found[1].st_mode):
+                return Seen(gfid, times_of(*found))
         return self._see_mounted(gfid)
 
     def _see_directory(self, gfid: Gfid, path: bytes) -> Seen | None:
