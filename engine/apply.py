@@ -30,6 +30,8 @@ BRICK_HINTS = {
     errno.ENOSPC: "free space or inodes there; it goes on by itself",
     errno.EDQUOT: "raise the quota there; it goes on by itself",
     errno.EROFS: "remount it read-write; it goes on by itself",
+    errno.ENOTCONN: "a brick of the secondary is down; it goes on when that is back",
+    errno.ETIMEDOUT: "a brick of the secondary does not answer; it goes on when it does",
     errno.EIO: "look at the disk there (dmesg); it goes on by itself",
 }
 BRICK_ERRNOS = frozenset(BRICK_HINTS)

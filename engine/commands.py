@@ -237,7 +237,7 @@ def _changed(session: Session, name: str, live: bool) -> Params:
 
 def _verify(session: Session, params: Params, _who: str) -> Params:
     """Start a comparison in a thread of its own; `verify_status` follows it (SAFE-3)."""
-    bricks = session.chosen(params)
+    bricks = [b for b in session.chosen(params) if b.status.status != "Passive"]
     for brick in bricks:
         if brick.worker.link is None:
             raise EngineError(f"{os.fsdecode(brick.path)} is not connected to its secondary", code="not-connected",

@@ -52,6 +52,7 @@ def register_volume(worker: Worker, link: Link, hello: dict[str, Any]) -> None:
         worker.event("secondary restored", {"mark": str(copy), "ours": str(marks.stime)})
         clear = True
     if clear:
+        marks.identify({**marks.identity, "crawl": "0", "compare": "yes"})  # also if we die before it begins
         marks.reset()
     worker.status.connected(secondary_node=str(hello.get("node") or seat.target.host or seat.node))
     worker.status.secondary_free(hello.get("statfs"))

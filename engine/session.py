@@ -175,7 +175,8 @@ class Session:
         status.failures(ledger.size, ledger.oldest)
         volume = None
         if where.volume is not None:
-            volume = {"host": str(where.host), "name": where.volume, "params": self.config.options.secondary_gluster_params}
+            volume = {"host": str(where.host), "name": where.volume, "params": self.config.options.secondary_gluster_params,
+                      "subvolumes": str(self.volume.facts.subvolumes if self.volume else 1)}
         seat = Seat(self.id, ident, text, self.node, self.target(), where.path, name, self.spec.adopt, self.spec.dry_run,
                     volume)  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, Watch, brick_fault
 from engine.link import Link, RemoteError, SshTarget
-from engine.model import EngineError, Gfid
+from engine.model import EngineError, Gfid, gfid_text
 from engine.transfer.base import Transfer
 from engine.transfer.children import Child, TransferError
 from engine.volume.base import Gone, View
@@ -57,7 +57,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The two directories of one transfer: names in both are gfids in hex. `here` holds symlinks, `there` hard links.
+    """The two directories of one transfer: names in both are gfids in hex. `here` holds symlinks, `there` hard links or a volume's own.
 
     `some` is a name that is in both.
     """
@@ -151,7 +151,7 @@ class Staged(ABC):
         with self._staged_here(sources, others) as here, self._staged_there(sources, others) as there:
             if not sources:
                 return []
-            names = [gfid.hex() for gfid in sources]
+            names = [self._name(gfid) for gfid in sources]
             with self._told(sources):
                 said = self.carry(Stage(here, there.path, names[0]), names, all(g in made for g in sources))
             same = [gfid for gfid, source in sources.items() if self._unchanged(source)]
@@ -232,7 +232,7 @@ class Staged(ABC):
         try:
             for gfid in list(sources):
                 try:
-                    os.symlink(sources[gfid].path, os.path.join(here, gfid.hex().encode()))
+                    os.symlink(sources[gfid].path, os.path.join(here, self._name(gfid).encode()))
                 except OSError as e:
                     if e.errno != errno.ENAMETOOLONG:
                         raise
@@ -240,6 +240,10 @@ class Staged(ABC):
             yield here
         finally:
             shutil.rmtree(here)
+
+    def _name(self, gfid: Gfid) -> str:
+        """A file's name in both stages: a volume has its own names for gfids, a tree's agent makes them of hex."""
+        return gfid_text(gfid) if self.view.dashed else gfid.hex()
 
     def _unchanged(self, source: Source) -> bool:
         """Is this still the same object, with the same size and times? (SYN-8)"""

@@ -69,6 +69,9 @@ class Names(Protocol):
 class View(Protocol):
     """One thread's view of the primary. What is not where it was known to be raises Gone; the disk's errors OSError."""
 
+    dashed: bool
+    """Are objects named by the 36 characters of their gfids where they are staged?"""
+
     @property
     def index(self) -> Names: ...
 

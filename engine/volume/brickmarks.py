@@ -71,6 +71,10 @@ class BrickMarks(MarkFile):
         """Read the marks from the brick. Raises MarkError."""
         self.stime, self.entry_stime = (read_mark(self.brick, name) for name in self.names)
 
+    def follow(self, stime: Mark) -> None:
+        """Another replica has got that far (ACT-2): its mark, not ours, so the secondary's copy says nothing of it."""
+        self._save(stime, max(self.entry_stime, stime), self.written_by_us, self.identity)
+
     def _save(self, stime: Mark, entry_stime: Mark, written: Mark | None, identity: dict[str, str]) -> None:
         if (stime, entry_stime) != (self.stime, self.entry_stime):
             # entry_stime is never behind: gsyncd takes the later of the two

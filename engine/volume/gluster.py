@@ -33,6 +33,10 @@ ASKED = 10.0
 """Seconds after which glusterd is asked again which bricks run; those here are looked at each time."""
 
 
+STAND_BY = 10.0
+"""Seconds between two looks of a passive brick at the volume's mark."""
+
+
 class GlusterVolume:
     """One primary volume on this node, shared by the workers of its bricks: facts, mount, election.
 
@@ -206,6 +210,7 @@ class GlusterPrimary:
         self._lock: SubvolumeLock | None = None
         self._around = Around(False)
         self._stop = threading.Event()
+        self._stood_by = -STAND_BY
         self.journal = Journal(os.path.join(brick.path, b".glusterfs/changelogs"), owned=False,
                                xsync=os.path.join(state, "xsync"))  # fmt: skip
 
@@ -230,6 +235,9 @@ class GlusterPrimary:
         if "began_empty" not in self.volume.known:
             self.volume.learn(began_empty=bool(hello.get("empty")))
         self.marks.take()
+        self._stood_by = -STAND_BY
+        if self.marks.stime == NO_MARK and "crawl" not in self.marks.identity:
+            self.stand_by()  # it takes over from a replica that was ahead
 
     # ---- election --------------------------------------------------------------------------------------------
 
@@ -253,11 +261,13 @@ class GlusterPrimary:
 
     def stand_by(self) -> None:
         """Passive: raise the brick's mark to the volume's, so that a takeover goes on from there (ACT-2)."""
-        if self.volume.secondary:
+        now = time.monotonic()
+        if self.volume.secondary and now - self._stood_by > STAND_BY:
+            self._stood_by = now
             self.marks.take()
             mark = self.volume.cluster_stime()
             if mark > self.marks.stime:
-                self.marks.advance(mark, mark)
+                self.marks.follow(mark)
 
     # ---- what the worker uses --------------------------------------------------------------------------------
 

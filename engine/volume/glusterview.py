@@ -297,6 +297,8 @@ def directory_slot(path: bytes) -> Slot | None:
 class GlusterView:
     """Looks at one brick and the volume around it. Not shared between threads; the mount is its owner's."""
 
+    dashed = True
+
     def __init__(self, brick: bytes, around: Around, mount: AuxMount, fds: int = 128) -> None:
         self.brick = brick
         self.around = around

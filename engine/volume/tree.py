@@ -71,6 +71,8 @@ class TreeView:
     recognised by their handle.
     """
 
+    dashed = False
+
     def __init__(self, root_fd: int, brick_id: bytes, index: Index, by_handle: bool, fds: int = 256) -> None:
         self.root_fd = root_fd
         self.brick_id = brick_id
