@@ -284,36 +284,44 @@ class GlusterEntries:
         if slot.parent == LIMBO:
             return
         check_name(slot)
-        try:
-            st = objects.look(slot)
-        except OpError as e:
-            if e.errno in (errno.ENOENT, errno.ENOTDIR):
-                return
-            raise
-        if st is None:
-            return
-        if st.st_ino != inode_of(op.gfid):
-            found = objects.gfid_at(slot)
-            if not found:
-                return
-            raise OpError(errno.EEXIST, "occupied: another object has this name; not removed", found)
-        pfd = objects.directory(slot.parent)
-        try:
-            if not _stat.S_ISDIR(st.st_mode):
-                os.unlink(slot.name, dir_fd=pfd)
-                return
+        for _ in range(3):
             try:
-                os.rmdir(slot.name, dir_fd=pfd)
-            except OSError as e:
-                if e.errno not in _NOT_EMPTY:
-                    raise
-                if not patient:
-                    raise Wait from e
-                self.remove_tree(slot, op.gfid)
-            objects.forget(op.gfid)
-        except OSError as e:
-            if e.errno not in GONE:
+                st = objects.look(slot)
+            except OpError as e:
+                if e.errno in (errno.ENOENT, errno.ENOTDIR):
+                    return
                 raise
+            if st is None:
+                return
+            if st.st_ino != inode_of(op.gfid):
+                found = objects.gfid_at(slot)
+                if not found:
+                    return
+                raise OpError(errno.EEXIST, "occupied: another object has this name; not removed", found)
+            try:
+                self._unname(slot, op.gfid, st, patient)
+                return
+            except OSError as e:
+                if e.errno not in GONE:
+                    raise
+                error = e  # is it really gone?
+        raise error
+
+    def _unname(self, slot: Slot, gfid: Gfid, st: os.stat_result, patient: bool) -> None:
+        objects = self._objects
+        pfd = objects.directory(slot.parent)
+        if not _stat.S_ISDIR(st.st_mode):
+            os.unlink(slot.name, dir_fd=pfd)
+            return
+        try:
+            os.rmdir(slot.name, dir_fd=pfd)
+        except OSError as e:
+            if e.errno not in _NOT_EMPTY:
+                raise
+            if not patient:
+                raise Wait from e
+            self.remove_tree(slot, gfid)
+        objects.forget(gfid)
 
     def remove_tree(self, slot: Slot, gfid: Gfid) -> None:
         """Remove a directory with all that is in it, looking at its gfid and each child's before every step (SEC-3)."""

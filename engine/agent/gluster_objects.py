@@ -75,23 +75,39 @@ class Objects:
     # --- directories
 
     def directory(self, gfid: Gfid) -> int:
-        """A descriptor (O_PATH) of a directory, good until `settle`. OpError ENOENT `parent` when it is not here."""
+        """A descriptor (O_PATH) of a directory, good until `settle`. OpError ENOENT `parent` when it is not here.
+
+        The real directory, reached by its path: below `.gfid/` a directory has another, virtual gfid, by which
+        GlusterFS does not find what it has forgotten (ESTALE).
+        """
         fd = self._dirs.get(gfid)
         if fd is not None:
             return fd
-        try:
-            fd = os.open(b".gfid/" + text_of(gfid).encode(), _DIR, dir_fd=self.root_fd)
-        except OSError as e:
-            if e.errno in GONE:
-                raise OpError(errno.ENOENT, f"parent: directory {gfid.hex()} is not here", gfid) from e
-            if e.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise OpError(errno.ENOTDIR, f"parent: {gfid.hex()} is no directory", gfid) from e
-            raise
+        fd = self._open_where_it_was(gfid)
+        if fd is None:
+            fd = self.open_real(gfid, _DIR)
         with self._lock:
             known = self._dirs.setdefault(gfid, fd)
             if known != fd:
                 self._out.append(fd)
         return known
+
+    def _open_where_it_was(self, gfid: Gfid) -> Optional[int]:
+        slot = self._slots.get(gfid)
+        if slot is None:
+            return None
+        try:
+            fd = os.open(slot.name, _DIR, dir_fd=self.directory(slot.parent))
+        except OpError:
+            return None
+        except OSError as e:
+            if e.errno in (*GONE, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        if os.fstat(fd).st_ino == inode_of(gfid):
+            return fd
+        os.close(fd)
+        return None
 
     def inherits(self, gfid: Gfid, fd: int) -> bool:
         """Has this directory a default ACL? Looked at once until the next `settle`."""
@@ -314,12 +330,12 @@ class Objects:
                 found.append(Slot(parent, parts[-1]))
         return found
 
-    def open_real(self, gfid: Gfid) -> int:
-        """Open a directory so that it can be listed, which the access by gfid cannot. OpError ENOENT `parent`."""
+    def open_real(self, gfid: Gfid, flags: int = _REAL) -> int:
+        """Open a directory by its path. OpError ENOENT `parent`, ENOTDIR."""
         for _ in range(4):  # it may be renamed between the two steps
             for parts in self.paths(gfid, True):
                 try:
-                    fd = self.walk(parts, _REAL)
+                    fd = self.walk(parts, flags)
                 except OSError as e:
                     if e.errno not in (*GONE, errno.ENOTDIR, errno.ELOOP):
                         raise
@@ -327,6 +343,9 @@ class Objects:
                 if gfid == ROOT or os.fstat(fd).st_ino == inode_of(gfid):
                     return fd
                 os.close(fd)
+        st = self.exists(gfid)
+        if st is not None and not _stat.S_ISDIR(st.st_mode):
+            raise OpError(errno.ENOTDIR, f"parent: {gfid.hex()} is {kind_word(st.st_mode)}", gfid)
         raise OpError(errno.ENOENT, f"parent: directory {gfid.hex()} is not here", gfid)
 
 

@@ -333,3 +333,25 @@ def test_order_is_kept_where_it_matters(side: Side) -> None:
                 rename(g, (side.top, b"a"), (side.top, b"b"), regular()), unlink(g, side.top, b"b")]  # fmt: skip
     side.ok(*ops[:-1])
     assert side.names() == ["b"] and (side.path / "b").read_bytes() == b"g29" and side.at("b") == g
+
+
+def test_what_an_earlier_agent_made_is_removed_and_renamed(lab: Lab) -> None:
+    """Names that this agent's mount has never seen, in the root and below, whichever brick they are on."""
+    volume = lab.volume(2)
+    d = gfid(3)
+    names = [b"f%d" % i for i in range(12)]
+    files = [(gfid(100 + i), ROOT, n) for i, n in enumerate(names)] + [(gfid(200 + i), d, n) for i, n in enumerate(names)]
+    with held(volume) as agent:
+        assert agent.entries(mkdir(d, ROOT, b"d"), *(create(g, p, n, b"x") for g, p, n in files)).failures == []
+    mount = view(lab, volume)
+    with held(volume) as agent:
+        assert agent.entries(*(unlink(g, p, n) for g, p, n in files[::2])).failures == []
+    left = sorted(n.decode() for n in names[1::2])
+    assert sorted(os.listdir(mount / "d")) == left and sorted(os.listdir(mount)) == ["d", *left]
+    with held(volume) as agent:
+        renames = [rename(g, (p, n), (p, b"new " + n), regular(1)) for g, p, n in files[1::2]]
+        assert agent.entries(*renames, rename(d, (ROOT, b"d"), (ROOT, b"e"), directory())).failures == []
+        more = [create(gfid(300 + i), d, b"more%d" % i, b"x") for i in range(4)]
+        assert agent.entries(*more, *(unlink(g, p, b"new " + n) for g, p, n in files[1::2])).failures == []
+    assert sorted(os.listdir(mount)) == ["e"] and sorted(os.listdir(mount / "e")) == [f"more{i}" for i in range(4)]
+    lab.remove(volume)
