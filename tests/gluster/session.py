@@ -6,6 +6,7 @@ import os
 import struct
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -91,6 +92,21 @@ class Replication:
             if time.monotonic() > deadline:
                 raise AssertionError(f"not equal after {within:g} s:\n" + "\n".join(found) + "\n" + self.story())
             time.sleep(0.2)
+
+    def seen(self, check: Callable[..., None], *more: str) -> None:
+        """Have the secondary looked at, again for a while: a mount may have something cached for a second."""
+
+        def holds() -> bool:
+            try:
+                check(self.s, *more)
+            except (AssertionError, OSError):
+                return False
+            return True
+
+        try:
+            wait_until(holds, 10, check.__name__, pause=0.2)
+        except AssertionError:
+            check(self.s, *more)
 
     def synced_to(self, moment: float, timeout: float = 60) -> None:
         """Wait until every Active brick has got that far (unix time)."""
