@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.link import Link
-from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Slot, Stat, gfid_text
+from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Mark, Slot, Stat, gfid_text
 from engine.volume.base import Gone, View
 
 _PAGE = 1000
@@ -228,6 +228,18 @@ def still_different(comparison: Comparison, differences: list[Difference], index
         names = {d.slot.name for d in some}
         out += [d for d in comparison.directory(parent, path, Report()) if d.slot.name in names]
     return out
+
+
+def settled(view: View, root: bytes, difference: Difference, mark: Mark) -> bool:
+    """Was the object last changed before the mark, so that both sides should agree on it (SAFE-3: up to stime)?
+
+    What only the secondary has is settled. `root` is the brick's path.
+    """
+    if difference.gfid is None:
+        return True
+    for _, st in view.paths(difference.gfid, root):
+        return st.st_ctime < mark.sec
+    return False
 
 
 def describe(difference: Difference) -> dict[str, Any]:
