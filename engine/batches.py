@@ -186,6 +186,9 @@ class Batches:
         while feed.crawls_done:
             self.status.crawled(*feed.crawls_done.popleft())
         self.status.crawl(*feed.crawl_now())
+        if self.worker.unmended and feed.take(1, 1):
+            return  # Faulty until a batch has gone through
+        self.worker.unmended = False
         self.status.active()
 
     # ---- one batch -------------------------------------------------------------------------------------------
@@ -218,6 +221,7 @@ class Batches:
         self.status.batch_phase("commit")
         self._advance(feed, closed, dead, failures)
         worker.guard.passed(time.time(), len([g for g in worker.guard.weighed(dead) if g not in todo.fresh]))
+        worker.unmended = False
         worker.guard.found(len(todo.fresh.difference(todo.made)))
         worker.objects += len(todo.fresh) - len(dead)
         self.status.batch_end(time.monotonic() - started, len(failures))

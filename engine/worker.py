@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.apply import BRICK_HINTS, Problem, Result
+from engine.apply import BRICK_ERRNOS, BRICK_HINTS, Problem, Result
 from engine.batches import Batches
 from engine.guard import DeleteGuard, Hold, hold_id
 from engine.ledger import Ledger
@@ -113,6 +113,8 @@ class Worker:
         self._rejected: dict[str, str] = {}
         self._held: Hold | None = None
         self._adopting = False
+        self.unmended = False
+        """The last fault was of the secondary's whole brick (full, read-only): it is over when a batch goes through."""
         self.objects = 0
         """In the replica: what the agent counted when the line was made, and what batches made and removed since."""
         self._recorder_error: EngineError | None = None
@@ -245,6 +247,7 @@ class Worker:
                     error = EngineError(f"internal error: {type(e).__name__}: {e}", code="internal")
                     self.log("error", _trace(e))
                 error.hint = error.hint or BRICK_HINTS.get(error.errno or 0, "")
+                self.unmended = error.errno in BRICK_ERRNOS
                 if not self.ever_connected and error.code in FATAL:
                     self.status.faulty(error, attempt=1, retry_at=time.time())
                     self.on_fatal(error)
@@ -274,7 +277,8 @@ class Worker:
     def _live(self) -> None:
         """One connection's life."""
         options = self.options()
-        self.status.initializing()
+        if not self.unmended:
+            self.status.initializing()
         self._check_recorder()
         if not self.primary.stranger and not self._await_turn():
             return

@@ -371,6 +371,7 @@ class Holding:
 
         With `mark` None the copy of the mark stays as it is. Raises OSError, sqlite3.Error: nothing is acknowledged.
         """
+        self._check_place()
         tree, index = self.tree, self.index
         tree.dirs.clear()
         if self.recovering:
@@ -398,6 +399,17 @@ class Holding:
             index.forget_idents()
         failed = self._purge(names, purge_foreign, keep_deleted)
         return {"statfs": free_space(self.root_fd), "purge_failed": failed}
+
+    def _check_place(self) -> None:
+        """Is what we hold still what is under its name? CallError when it was moved, unmounted, or mounted over."""
+        try:
+            now = os.stat(self.place.root)
+        except OSError:
+            now = None
+        held = os.fstat(self.root_fd)
+        if now is None or (now.st_dev, now.st_ino) != (held.st_dev, held.st_ino):
+            text = f"{os.fsdecode(self.place.root)} is not the directory it was: it was moved, unmounted or mounted over"
+            raise CallError(text, "secondary-moved", "put it back, or mount what should be there", errno.ESTALE)
 
     def _recovered(self) -> None:
         """All that was done before a crash has been repeated and committed."""

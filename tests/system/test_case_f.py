@@ -43,6 +43,16 @@ def test_the_disk_is_full(make: Maker, mounts: Mounts, way: Way) -> None:
         assert product.brick()["last_synced"] <= mark + 3, "the mark moved past what is not there"
         assert product.failures() == [], "a full disk is no failure of single files"
         write(setting.primary / "meanwhile", "later")
+        attempt = error["attempt"]
+        seen = set()
+
+        def tried_again() -> bool:
+            brick = product.brick()
+            seen.add(brick["status"])
+            return bool(brick["last_error"]) and brick["last_error"]["attempt"] >= attempt + 2
+
+        wait_until(tried_again, 30, "two more attempts")
+        assert seen == {"Faulty"}, "a disk that is full looked well between two attempts"
         mounts.resize(disk, "80m")
         since = time.monotonic()
         converged(product, setting.primary, disk, since=since, within=70, patience=90)
@@ -178,3 +188,22 @@ def test_an_xattr_too_large_for_the_secondary(make: Maker, mounts: Mounts) -> No
         assert [Path(os.fsdecode(f["path"])).name for f in ledger] == ["file"], ledger
         os.removexattr(tree / "file", "user.large")
         converged(product, tree, disk, since=time.monotonic(), within=15)
+
+
+def test_the_secondary_is_moved_away(make: Maker) -> None:
+    """What an agent holds open goes on existing elsewhere: it is not taken for the replica any more."""
+    setting = make(LOCAL)
+    product = setting.product
+    write(setting.primary / "before", "x")
+    with product:
+        product.start()
+        product.active()
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        away = setting.base / "away"
+        setting.secondary.rename(away)
+        write(setting.secondary, "something else is there")
+        write(setting.primary / "after", "y")
+        wait_until(lambda: product.brick().get("status") == "Faulty", 20, f"Faulty; {product.story()}")
+        setting.secondary.unlink()
+        away.rename(setting.secondary)
+        converged(product, setting.primary, setting.secondary, since=time.monotonic(), within=70, patience=90)
