@@ -12,6 +12,7 @@ from georep_tui import output
 from georep_tui.output import DONE, INCOMPLETE
 from georep_tui.settings import ConsoleConfigError, load_config
 from georep_tui.sources.base import Source, SourceError
+from georep_tui.view.asks import CRAWL_BY_GSYNCD
 from georep_tui.view.logs import LEVELS
 from georep_tui.view.status import check, list_rows, status_lines
 from georep_tui.view.text import escape
@@ -105,21 +106,51 @@ def list_sessions(document: Mapping[str, Any], stopped: Sequence[tuple[str, str,
     return DONE
 
 
-def order(source: Source, method: str, name: str, brick: str) -> int:
-    """`pause`, `resume`, `xsync`, `stop`."""
+def order(source: Source, method: str, name: str, brick: str, *, yes: bool = False) -> int:
+    """`pause`, `resume`, `xsync`, `stop`, `start`; `yes` answers what would be asked. Exit code 1 where a node failed."""
+    if method == "xsync" and the_session(source, name).get("engine") == "gsyncd" and not yes:
+        _agree(name)
     params: dict[str, Any] = {"session": name} | ({"brick": brick} if brick else {})
     if method == "stop":
         try:
-            source.command(method, params)
+            result = source.command(method, params)
+            if result.get("stopped"):
+                output.say(f"{escape(name)}: stopped")
+                return DONE
         except SourceError as e:
             if e.code != "gone":  # it may be gone before its answer is out
                 raise
         return _stopped(source, name)
-    result = source.command(method, params)
-    words = {"pause": "paused", "resume": "resumed", "xsync": "will be crawled after the batch that runs"}[method]
+    result = source.command(method, params | ({"wait": True} if method == "xsync" else {}))
+    words = str(result.get("words") or _DONE[method])
     for one in result.get("bricks") or ():
-        output.say(f"{escape(str(one))}: {words}")
-    return DONE
+        output.say(f"{escape(str(one))}: {escape(words)}")
+    return _failed(result)
+
+
+_DONE = {
+    "pause": "paused", "resume": "resumed", "start": "started", "xsync": "will be crawled after the batch that runs",
+}  # fmt: skip
+
+
+def _failed(result: Mapping[str, Any]) -> int:
+    """Say at which nodes it was not done; the exit code."""
+    failed = [one for one in result.get("nodes") or () if not one["done"]]
+    for one in failed:
+        output.error(f"{one['node']}: {one['error']}", one["hint"])
+    return INCOMPLETE if failed else DONE
+
+
+def _agree(name: str) -> None:
+    """Explain what a crawl by gsyncd takes, and ask. Raises SourceError where the answer is not yes."""
+    for line in CRAWL_BY_GSYNCD:
+        output.say(line)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise SourceError(f"xsync of {name} restarts gsyncd's workers", hint="say so: --yes", code="usage")
+    sys.stdout.write(f"Crawl {escape(name)}? (yes/no) ")
+    sys.stdout.flush()
+    if sys.stdin.readline().strip().lower() != "yes":
+        raise SourceError("not done", code="usage")
 
 
 def _stopped(source: Source, name: str) -> int:
@@ -140,9 +171,10 @@ def _stopped(source: Source, name: str) -> int:
 def checkpoint(source: Source, name: str, at: float | None, words: str, *, wait: bool) -> int:
     """`checkpoint`: set or clear it; with `wait`, until it is complete."""
     result = source.command("checkpoint", {"session": name, "time": "now" if words == "now" else at})
+    failed = _failed(result)
     if result.get("time") is None:
         output.say(f"{escape(name)}: checkpoint cleared")
-        return DONE
+        return failed
     set_to = float(result["time"])
     output.say(f"{escape(name)}: checkpoint {stamp(set_to)} ({set_to:.0f})")
     sys.stdout.flush()
@@ -157,7 +189,7 @@ def checkpoint(source: Source, name: str, at: float | None, words: str, *, wait:
             )
             return INCOMPLETE if before else DONE
         time.sleep(POLL)
-    return DONE
+    return failed
 
 
 def failures(
@@ -167,7 +199,7 @@ def failures(
     if retry:
         result = source.command("retry", {"session": name, "ids": list(ids) or None})
         output.say(f"{plural(int(result['retrying']), 'failure')} tried again now")
-        return DONE
+        return _failed(result)
     if dismiss:
         chosen = list(ids) or [f["id"] for f in source.command("failures", {"session": name})["failures"]]
         result = source.command("dismiss", {"session": name, "ids": chosen, "reason": reason})
@@ -181,6 +213,8 @@ def failures(
     if as_json:
         output.say_json({**result, "failures": found})
         return INCOMPLETE if found else DONE
+    if result.get("note"):
+        output.say(escape(str(result["note"])))
     for f in found:
         tries = f"{plural(int(f['tries']), 'try', 'tries')} since {stamp(float(f['first_time']))}"
         output.say(f"{f['id']}  {f['operation']}  {escape(str(f['path']))}: {escape(str(f['message']))} ({tries})")
@@ -259,7 +293,8 @@ def logs(source: Source, name: str, *, follow: bool, level: str, brick: str, lin
             if as_json:
                 output.say_json_line(line)
             else:
-                where = f"{escape(line['brick'])}: " if line["brick"] else ""
+                node = f"{escape(str(line['node']))} " if line.get("node") else ""
+                where = node + (f"{escape(line['brick'])}: " if line["brick"] else "")
                 when = dt.datetime.fromtimestamp(line["time"]).isoformat(" ", "milliseconds")
                 output.say(f"{when} {line['level'].upper():7} {where}{escape(line['text'])}")
             since = int(line["n"])

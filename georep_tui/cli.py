@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from engine import __version__
 from engine.model import EngineError
 from georep_tui import output
+from georep_tui.away import GSYNCD, SSH, SSH_COMMAND, SSH_CONFIG, Away, look
 from georep_tui.output import DONE, INTERNAL, INTERRUPTED, USAGE
 from georep_tui.sources.base import SourceError
-
-if TYPE_CHECKING:
-    from georep_tui.sources.base import Source
 
 app = typer.Typer(
     name="georep-tui", rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
@@ -29,10 +25,6 @@ app = typer.Typer(
 
 SESSION = Annotated[str, typer.Argument(metavar="SESSION", help="A session's name.")]
 STATE = Annotated[str, typer.Option("--state-dir", metavar="DIR", help="Where sessions keep their state.")]
-SSH = Annotated[
-    list[str], typer.Option("--ssh", metavar="[USER@]HOST[:PORT]", help="Sessions of that node, over ssh; repeatable.")
-]
-GSYNCD = Annotated[bool, typer.Option("--gsyncd", help="Sessions of GlusterFS's own gsyncd on this node.")]
 JSON = Annotated[bool, typer.Option("--json", help="As JSON.")]
 _NONE = "\0"
 """No VALUE was given: an empty one sets a text to nothing."""
@@ -66,7 +58,7 @@ def _main(
 ) -> None:
     del version
     if context.invoked_subcommand is None:
-        _attach("", [], False, False, mouse=True)
+        _attach("", Away([]), False, mouse=True)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------
@@ -123,25 +115,34 @@ def attach(
     session: Annotated[str, typer.Argument(metavar="[SESSION]")] = "",
     ssh: SSH = [],  # noqa: B006
     gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
     read_only: Annotated[bool, typer.Option("--read-only", help="Look only.")] = False,
     no_mouse: Annotated[bool, typer.Option("--no-mouse", help="Leave the mouse to the terminal.")] = False,
 ) -> None:
     """A console on sessions that run here, or elsewhere."""
-    _attach(session, ssh, gsyncd, read_only, mouse=not no_mouse)
+    _attach(session, Away(ssh, gsyncd, ssh_command, ssh_config), read_only, mouse=not no_mouse)
 
 
-def _attach(session: str, ssh: list[str], gsyncd: bool, read_only: bool, *, mouse: bool) -> None:
+def _attach(session: str, away: Away, read_only: bool, *, mouse: bool) -> None:
     if not output.terminal():
         raise EngineError("the console needs a terminal on stdin, stdout and stderr", code="usage",
                           hint="without one: georep-tui list, status, run --no-ui")  # fmt: skip
-    with _source(session, ssh, gsyncd) as source:
+    from georep_tui.running import watch
+
+    if away.ssh:
+        from georep_tui.ssh.asker import Questions
+
+        questions = Questions()
+        with look(session, away, questions) as source:
+            watch(source, read_only=read_only, mouse=mouse, questions=questions)
+        return
+    with look(session, away) as source:
         found = source.snapshot()
-        if not found["sessions"] and not ssh and not gsyncd:
+        if not found["sessions"] and not away.gsyncd:
             output.say("no session is running here; begin one: georep-tui run PRIMARY… SECONDARY, or look at one: "
                        "georep-tui demo")  # fmt: skip
             return
-        from georep_tui.running import watch
-
         watch(source, read_only=read_only, mouse=mouse)
 
 
@@ -162,37 +163,20 @@ def replay(
 # ---- asking ----------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _source(session: str, ssh: list[str], gsyncd: bool = False) -> Iterator[Source]:
-    """Where the session is looked for: here, or on the nodes named with --ssh."""
-    from georep_tui.sources.base import Several
-    from georep_tui.sources.socket import Local
-
-    sources: list[Source] = []
-    try:
-        if gsyncd:
-            from georep_tui.sources.gsyncd import GsyncdSource
-
-            sources.append(GsyncdSource())
-        for place in ssh:
-            from georep_tui.remote import NodeSource
-
-            sources.append(NodeSource(place))
-        if not sources:
-            sources.append(Local(session or None))
-        yield sources[0] if len(sources) == 1 else Several(sources)
-    finally:
-        for source in sources:
-            source.close()
-
-
 @app.command("list")
-def list_(as_json: JSON = False, ssh: SSH = [], gsyncd: GSYNCD = False, state_dir: STATE = "") -> None:  # noqa: B006
+def list_(
+    as_json: JSON = False,
+    ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
+    state_dir: STATE = "",
+) -> None:
     """The sessions that run, and those known here that do not."""
     from georep_tui import asking
     from georep_tui.places import known_sessions, state_base
 
-    with _source("", ssh, gsyncd) as source:
+    with look("", Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
         document = source.snapshot()
     running = {s["name"] for s in document["sessions"]}
     known = {} if ssh or gsyncd else known_sessions(state_base(state_dir))
@@ -208,13 +192,15 @@ def status(
     check: Annotated[bool, typer.Option("--check", help="One line and exit code for a monitoring system.")] = False,
     ssh: SSH = [],  # noqa: B006
     gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
     state_dir: STATE = "",
 ) -> None:
     """How sessions are."""
     from georep_tui import asking
 
     try:
-        with _source(session, ssh, gsyncd) as source:
+        with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
             code = asking.status(source, session, as_json=as_json, watch=watch, check_=check)
     except SourceError as e:
         if not check:
@@ -234,35 +220,62 @@ def _not_running(session: str, error: SourceError, state_dir: str) -> int:
     return code
 
 
-def _order(method: str, session: str, brick: str, ssh: list[str]) -> None:
+def _order(method: str, session: str, brick: str, away: Away, *, yes: bool = False) -> None:
     from georep_tui import asking
 
-    with _source(session, ssh) as source:
-        _done(asking.order(source, method, session, brick))
+    with look(session, away) as source:
+        _done(asking.order(source, method, session, brick, yes=yes))
 
 
 @app.command()
-def pause(session: SESSION, brick: BRICK = "", ssh: SSH = []) -> None:  # noqa: B006
+def pause(
+    session: SESSION,
+    brick: BRICK = "",
+    ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
+) -> None:
     """Stop applying changes; they are still recorded."""
-    _order("pause", session, brick, ssh)
+    _order("pause", session, brick, Away(ssh, gsyncd, ssh_command, ssh_config))
 
 
 @app.command()
-def resume(session: SESSION, brick: BRICK = "", ssh: SSH = []) -> None:  # noqa: B006
+def resume(
+    session: SESSION,
+    brick: BRICK = "",
+    ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
+) -> None:
     """Apply changes again."""
-    _order("resume", session, brick, ssh)
+    _order("resume", session, brick, Away(ssh, gsyncd, ssh_command, ssh_config))
 
 
 @app.command()
-def stop(session: SESSION, ssh: SSH = []) -> None:  # noqa: B006
+def stop(
+    session: SESSION,
+    ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
+) -> None:
     """End the engine, cleanly."""
-    _order("stop", session, "", ssh)
+    _order("stop", session, "", Away(ssh, gsyncd, ssh_command, ssh_config))
 
 
 @app.command()
-def xsync(session: SESSION, brick: BRICK = "", ssh: SSH = []) -> None:  # noqa: B006
+def xsync(
+    session: SESSION,
+    brick: BRICK = "",
+    ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
+) -> None:
     """Compare everything by a hybrid crawl, now."""
-    _order("xsync", session, brick, ssh)
+    _order("xsync", session, brick, Away(ssh, gsyncd, ssh_command, ssh_config))
 
 
 @app.command()
@@ -271,13 +284,16 @@ def checkpoint(
     at: Annotated[str, typer.Argument(metavar="now|TIME|clear", help="TIME: unix seconds or ISO 8601.")],
     wait: Annotated[bool, typer.Option("--wait", help="Until it is complete.")] = False,
     ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
 ) -> None:
     """Set a checkpoint: complete when all changes up to it are on the secondary."""
     from engine.checkpoint import parse_time
     from georep_tui import asking
 
     parsed = parse_time(at, time.time())
-    with _source(session, ssh) as source:
+    with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
         _done(asking.checkpoint(source, session, parsed, at, wait=wait))
 
 
@@ -290,6 +306,9 @@ def failures(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why they are dismissed.")] = "",
     as_json: JSON = False,
     ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
 ) -> None:
     """What could not be brought over."""
     if retry and dismiss:
@@ -298,7 +317,7 @@ def failures(
         raise EngineError("failures: --dismiss needs --reason TEXT", code="usage")
     from georep_tui import asking
 
-    with _source(session, ssh) as source:
+    with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
         _done(asking.failures(source, session, ids, retry=retry, dismiss=dismiss, reason=reason, as_json=as_json))
 
 
@@ -309,13 +328,16 @@ def held(
     reject: Annotated[str, typer.Option("--reject", metavar="ID", help="Keep them on the secondary.")] = "",
     as_json: JSON = False,
     ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
 ) -> None:
     """Deletes that wait for a person."""
     if approve and reject:
         raise EngineError("held: --approve or --reject, not both", code="usage")
     from georep_tui import asking
 
-    with _source(session, ssh) as source:
+    with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
         _done(asking.held(source, session, approve=approve, reject=reject, as_json=as_json))
 
 
@@ -327,11 +349,14 @@ def verify(
     brick: BRICK = "",
     as_json: JSON = False,
     ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
 ) -> None:
     """Compare both sides, and say what differs."""
     from georep_tui import asking
 
-    with _source(session, ssh) as source:
+    with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
         _done(asking.verify(source, session, content=content, repair=repair, brick=brick, as_json=as_json))
 
 
@@ -344,11 +369,14 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=1, max=5000, help="So many.")] = 100,
     as_json: JSON = False,
     ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
 ) -> None:
     """The engine's log."""
     from georep_tui import asking
 
-    with _source(session, ssh) as source:
+    with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
         _done(asking.logs(source, session, follow=follow, level=level, brick=brick, lines=lines, as_json=as_json))
 
 
@@ -360,6 +388,9 @@ def config(
     reset: Annotated[bool, typer.Option("--reset", help="Forget the value kept for OPTION.")] = False,
     as_json: JSON = False,
     ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
     state_dir: STATE = "",
 ) -> None:
     """Options: all with their values and where these come from, one of them, or a new value for one."""
@@ -368,9 +399,9 @@ def config(
     given = None if value == _NONE else value
     if reset and (not option or given is not None):
         raise EngineError("config: --reset needs OPTION alone", code="usage")
-    with _source(session, ssh) as source:
+    with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
         code = configure(
-            source, session, option, given, reset=reset, as_json=as_json, local=not ssh, state_dir=state_dir
+            source, session, option, given, reset=reset, as_json=as_json, local=not (ssh or gsyncd), state_dir=state_dir
         )
     _done(code)
 

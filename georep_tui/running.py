@@ -19,6 +19,7 @@ from georep_tui.places import Begin
 from georep_tui.sources.base import Embedded, Source, SourceError
 
 if TYPE_CHECKING:
+    from georep_tui.ssh.asker import Questions
     from georep_tui.tui.app import ExitChoice
 
 
@@ -136,15 +137,18 @@ def _who() -> str:
         return str(os.geteuid())
 
 
-def watch(source: Source, *, read_only: bool, mouse: bool) -> None:
-    """A console on sessions that run elsewhere. Raises SourceError."""
+def watch(source: Source, *, read_only: bool, mouse: bool, questions: Questions | None = None) -> None:
+    """A console on sessions that run elsewhere; `questions` are asked in it. Raises SourceError."""
     try:
-        _console(source, embedded=False, read_only=read_only, mouse=mouse)
+        _console(source, embedded=False, read_only=read_only, mouse=mouse, questions=questions)
     finally:
         source.close()
 
 
-def _console(source: Source, *, embedded: bool, read_only: bool, mouse: bool, can_leave: bool = True) -> ExitChoice:
+def _console(
+    source: Source, *, embedded: bool, read_only: bool, mouse: bool, can_leave: bool = True,
+    questions: Questions | None = None,
+) -> ExitChoice:  # fmt: skip
     """Show it; what goes wrong with the console comes as SourceError."""
     try:
         from georep_tui.settings import ConsoleConfigError, load_config
@@ -160,6 +164,7 @@ def _console(source: Source, *, embedded: bool, read_only: bool, mouse: bool, ca
     try:
         config = load_config()
         config = replace(config, mouse=config.mouse and mouse)
-        return run_console(source, embedded=embedded, read_only=read_only, config=config, can_leave=can_leave)
+        return run_console(source, embedded=embedded, read_only=read_only, config=config, can_leave=can_leave,
+                           questions=questions)  # fmt: skip
     except (ConsoleConfigError, ConsoleError) as e:
         raise SourceError(str(e), code="console") from e

@@ -1,252 +1,416 @@
-"""Sessions of GlusterFS's own gsyncd, as `gluster volume geo-replication status` tells of them; and its few commands."""
+"""Sessions of GlusterFS's own gsyncd, as seen from one node: looked at by a thread, controlled through gluster."""
 
 from __future__ import annotations
 
-import calendar
-import shlex
-import subprocess
+import secrets
+import threading
 import time
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.verdict import Thresholds, brick_verdict, session_state, session_verdict
-from georep_tui.sources.base import Doc, SourceError
+from georep_tui.sources.base import Doc, SourceError, cut_off
+from georep_tui.sources.gluster import Here, Runner, words
+from georep_tui.sources.gsyncd_log import LEVELS, Record
+from georep_tui.sources.gsyncd_status import Beside, option_values, parse_brick_files, parse_config, parse_status, slug
+from georep_tui.sources.schema import shifted
 
 PACE = 5.0
 """Seconds between two questions to glusterd: each one starts a program on every node."""
 
-TIMEOUT = 60.0
+CONFIG_PACE = 60.0
+LOG_FIRST = 1 << 19
+"""Bytes of a log that are read at first, and the most at once."""
 
-_STATUS = {"Created", "Initializing...", "Active", "Passive", "Faulty", "Paused", "Stopped"}
-_CRAWLS = {"Hybrid Crawl": "hybrid", "History Crawl": "history", "Changelog Crawl": "live"}
-_NO_CHECKPOINT: Doc = {
-    "time": None, "completed": None, "completion_time": None, "failures_before": 0, "eta_seconds": None,
-    "held_by": None,
-}  # fmt: skip
+WITHIN = 30.0
+"""Seconds in which a command must show in gluster's own status."""
 
-Run = Callable[[Sequence[str]], tuple[int, str, str]]
-"""Runs words; exit code, output, errors. Raises OSError, subprocess.TimeoutExpired."""
+CRAWL_WITHIN = 24 * 3600.0
+PATIENCE = 70.0
+SKEW = 2.0
 
-
-def run_words(words: Sequence[str]) -> tuple[int, str, str]:
-    """Runs a program to its end."""
-    done = subprocess.run(
-        list(words), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="backslashreplace",
-        timeout=TIMEOUT, start_new_session=True,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+_SURVEY = """
+date +%s.%N; printf '%s\\n' "$1"
+sed -n 's/^UUID=//p' /var/lib/glusterd/glusterd.info 2>/dev/null; printf '%s\\n' "$1"
+"""
+_BESIDE = """
+log="/var/log/glusterfs/geo-replication/$2/gsyncd.log" inode=$3 from=$4 most=$5
+if s=$(stat -c '%i %s' "$log" 2>/dev/null); then
+  size=${s#* }
+  [ "${s% *}" = "$inode" ] && [ "$size" -ge "$from" ] || from=0
+  [ $((size - from)) -gt "$most" ] && from=$((size - most))
+  printf '%s %s\\n%s\\n' "$s" "$from" "$1"
+  tail -c "+$((from + 1))" "$log" | head -c $((size - from))
+  printf '\\n%s\\n' "$1"
+else printf '0 0 0\\n%s\\n\\n%s\\n' "$1" "$1"; fi
+for f in "/var/lib/glusterd/geo-replication/$2"/brick_*.status; do
+  [ -f "$f" ] && printf '%s %s\\n' "${f##*/}" "$(cat "$f")"
+done
+:
+"""
 
 
 class GsyncdSource:
-    """What this node's glusterd knows. Our own commands beyond pause, resume, stop, checkpoint, config do not exist."""
+    """What one node's glusterd knows, with what lies on that node. Commands beyond gsyncd's own do not exist.
 
-    def __init__(self, command: str = "gluster", run: Run = run_words, clock: Callable[[], float] = time.time) -> None:
-        self._command = shlex.split(command)
-        self._run = run
+    `runner` is where: here, or a node over ssh, which `node` then names. Its clock's times are shown by ours.
+    """
+
+    cluster_wide = True
+
+    def __init__(
+        self, runner: Runner | None = None, *, node: str = "", command: str = "gluster", patience: float = PATIENCE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        if node:
+            self.node = node
+        self._where = node or "here"
+        self._runner = runner or Here()
+        self._command = command
+        self._patience = patience
         self._clock = clock
+        self._lock = threading.Condition()
         self._document: Doc | None = None
-        self._asked = 0.0
+        self._error: SourceError | None = None
+        self._looks = 0
         self._pairs: dict[str, tuple[str, str]] = {}
+        self._beside: dict[str, Beside] = {}
+        self._places: dict[str, tuple[str, int]] = {}
+        self._configured: dict[str, float] = {}
+        self._events: deque[Doc] = deque(maxlen=20_000)
+        self._seq = 0
+        self._offset = 0.0
+        self._crawls: dict[str, Doc] = {}
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"gsyncd {self._where}", daemon=True)
+        self._thread.start()
+
+    # ---- for everyone ----------------------------------------------------------------------------------------------
+
+    @property
+    def reachable(self) -> bool:
+        """Did the last look succeed?"""
+        return self._error is None and self._document is not None
 
     def snapshot(self) -> Doc:
-        """The sessions; asked for anew every few seconds only. Raises SourceError."""
-        if self._document is None or time.monotonic() - self._asked >= PACE:
-            self._asked = time.monotonic()
-            text = self._gluster("status", "--xml")
-            self._document = parse_status(text, self._clock())
-            self._pairs = {s["name"]: (s["primary"], s["secondary"]) for s in self._document["sessions"]}
-            self._pairs |= {s["id"]: (s["primary"], s["secondary"]) for s in self._document["sessions"]}
-        return self._document
+        """The sessions as last looked at. Raises SourceError when nothing was ever seen."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._looks > 0 or self._closing.is_set(), self._patience)
+            document, error = self._document, self._error
+        if document is None:
+            raise error or SourceError(f"{self._where}: connecting", code="connecting")
+        if error is not None:
+            document = cut_off(document, error)
+        shift = float(round(self._offset)) if abs(self._offset) >= SKEW else 0.0
+        for source in document["sources"]:
+            source["clock_offset_seconds"] = round(self._offset, 2)
+        moved: Doc = shifted(document, -shift)
+        return moved
 
     def events(self) -> list[Doc]:
-        """gsyncd tells of none."""
-        return []
-
-    def command(self, method: str, params: Mapping[str, Any]) -> Any:
-        """pause, resume, stop, checkpoint, config_get, config_set, config_reset. Raises SourceError."""
-        if method == "snapshot":
-            return self.snapshot()
-        if not self._pairs:
-            self.snapshot()
-        wanted = str(params.get("session") or "")
-        if wanted not in self._pairs:
-            raise SourceError(f"gsyncd has no session {wanted}", hint="georep-tui list --gsyncd", code="no-session")
-        pair = self._pairs[wanted]
-        self._asked = 0.0
-        if method in ("pause", "resume", "stop"):
-            if params.get("brick"):
-                raise SourceError(f"gsyncd can {method} whole sessions only", hint="leave --brick out", code="usage")
-            self._gluster(*pair, method)
-            return {"bricks": [b["brick"] for s in self.snapshot()["sessions"] if wanted in (s["id"], s["name"])
-                               for b in s["bricks"]]}  # fmt: skip
-        if method == "checkpoint":
-            at = params.get("time")
-            self._gluster(*pair, "config", *(["!checkpoint"] if at is None else ["checkpoint", str(at)]))
-            return {"time": int(self._clock()) if at == "now" else at}
-        if method in ("config_get", "config_set", "config_reset"):
-            return self._config(method, pair, params)
-        raise SourceError(f"gsyncd has no {method}", hint="its sessions can be paused, resumed, stopped", code="usage")
-
-    def _config(self, method: str, pair: tuple[str, str], params: Mapping[str, Any]) -> Doc:
-        name = str(params.get("name") or "").replace("_", "-")
-        if method == "config_get":
-            found = parse_config(self._gluster(*pair, "config"))
-            return {"options": [o for o in found if not name or o["name"] == name.replace("-", "_")]}
-        value = str(params.get("value") or "")
-        self._gluster(*pair, "config", *([name, value] if method == "config_set" else [f"!{name}"]))
-        return {
-            "name": name.replace("-", "_"),
-            "value": value,
-            "restarts": name not in ("checkpoint", "log-rsync-performance"),
-        }
-
-    def _gluster(self, *words: str) -> str:
-        """What `gluster volume geo-replication …` says. Raises SourceError."""
-        whole = [*self._command, "--mode=script", "volume", "geo-replication", *words]
-        try:
-            code, out, err = self._run(whole)
-        except FileNotFoundError as e:
-            raise SourceError(
-                f"there is no {self._command[0]} here", hint="run this on a GlusterFS node", code="no-gluster"
-            ) from e
-        except OSError as e:
-            raise SourceError(f"{self._command[0]}: {e.strerror}", code="no-gluster") from e
-        except subprocess.TimeoutExpired as e:
-            raise SourceError(
-                f"{self._command[0]}: no answer within {TIMEOUT:g} s", hint="is glusterd well?", code="silent"
-            ) from e
-        if code:
-            said = (err.strip() or out.strip() or f"exit {code}").splitlines()[0]
-            raise SourceError(f"gluster: {said}", hint="is glusterd running?", code="gluster")
-        return out
+        """What the log told since the last call."""
+        with self._lock:
+            found = list(self._events)
+            self._events.clear()
+        return found
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Let go; a crawl that was begun goes on there, and the picture says so to whoever looks next."""
+        self._closing.set()
+        self._wake.set()
+        with self._lock:
+            self._lock.notify_all()
+        self._runner.close()
+        self._thread.join(2)
 
-
-def parse_status(text: str, now: float) -> Doc:
-    """`status --xml` as a snapshot; `now` in unix seconds. Raises SourceError.
-
-    gsyncd's last_synced moves on an idle volume, too, with every slice: its age is the lag, at most a slice too much.
-    Times in the XML are UTC; GlusterFS before 10 says master and slave.
-    """
-    try:
-        root = ET.fromstring(text)
-    except ET.ParseError as e:
-        raise SourceError(f"gluster: its XML cannot be read: {e}", code="gluster") from e
-    if _text(root, "opRet") not in ("", "0"):
-        raise SourceError(f"gluster: {_text(root, 'opErrstr') or 'the command failed'}", code="gluster")
-    sessions = [
-        _session(_text(volume, "name"), session, now)
-        for volume in root.iterfind("geoRep/volume")
-        for session in volume.iterfind("sessions/session")
-    ]
-    names = [s["name"] for s in sessions]
-    for session in sessions:
-        if names.count(session["name"]) > 1:
-            session["name"] += "_" + session["secondary"].replace("::", "_").replace("@", "_")
-    nodes = sorted({b["node"] for s in sessions for b in s["bricks"]}) or ["gluster"]
-    return {
-        "version": 1, "time": now,
-        "sources": [{"node": n, "connected": True, "data_time": now, "clock_offset_seconds": 0.0,
-                     "engine_version": "gsyncd", "boot_id": None, "error": None} for n in nodes],
-        "sessions": sessions,
-    }  # fmt: skip
-
-
-def _session(volume: str, session: ET.Element, now: float) -> Doc:
-    ident = _text(session, "session_secondary", "session_slave")
-    bricks = [_brick(pair, ident, now) for pair in session.iterfind("pair")]
-    verdict, reasons = session_verdict(bricks)
-    lags = [b["lag_seconds"] for b in bricks if b["status"] != "Passive"]
-    user = bricks[0]["secondary_user"] if bricks else ""
-    secondary = bricks[0]["secondary"] if bricks else ident
-    return {
-        "id": ident or volume, "name": volume, "kind": "gluster", "primary": volume,
-        "secondary": secondary if user in ("", "root") else f"{user}@{secondary}",
-        "state": session_state(bricks), "verdict": verdict, "reasons": reasons,
-        "lag_seconds": None if not lags or None in lags else max(lags),
-        "failures": sum(b["failures"] or 0 for b in bricks),
-        "checkpoint": _checkpoint(bricks), "bricks": bricks,
-    }  # fmt: skip
-
-
-def _checkpoint(bricks: Sequence[Doc]) -> Doc:
-    with_one = [b for b in bricks if b["checkpoint_time"] is not None]
-    if not with_one:
-        return dict(_NO_CHECKPOINT)
-    open_ = [b for b in with_one if not b["checkpoint_completed"]]
-    return _NO_CHECKPOINT | {
-        "time": max(b["checkpoint_time"] for b in with_one), "completed": not open_,
-        "completion_time": None if open_ else max(b["checkpoint_completion_time"] or 0 for b in with_one) or None,
-        "failures_before": sum(b["failures"] or 0 for b in with_one), "held_by": open_[0]["id"] if open_ else None,
-    }  # fmt: skip
-
-
-def _brick(pair: ET.Element, session: str, now: float) -> Doc:
-    node, path = _text(pair, "primary_node", "master_node"), _text(pair, "primary_brick", "master_brick")
-    said = _text(pair, "status")
-    status = said if said in _STATUS else "Faulty"
-    active = status == "Active"
-    crawl = _text(pair, "crawl_status")
-    kind = _CRAWLS.get(crawl) if active else None
-    synced = _time(_text(pair, "last_synced")) if active else None
-    brick: Doc = {
-        "id": f"{session}:{node}:{path}", "node": node, "brick": path,
-        "secondary_user": _text(pair, "secondary_user", "slave_user"),
-        "secondary": _text(pair, "secondary", "slave").removeprefix("ssh://"),
-        "secondary_node": _text(pair, "secondary_node", "slave_node") or None,
-        "status": status, "crawl_status": crawl if kind else "N/A", "verdict": "unknown", "reasons": [],
-        "last_synced": synced, "lag_seconds": None if synced is None else round(max(0.0, now - synced), 3),
-        "entry": _number(pair, "entry"), "data": _number(pair, "data"), "meta": _number(pair, "meta"),
-        "failures": _number(pair, "failures") or 0,
-        "checkpoint_time": _time(_text(pair, "checkpoint_time")),
-        "checkpoint_completed": {"Yes": True, "No": False}.get(_text(pair, "checkpoint_completed")),
-        "checkpoint_completion_time": _time(_text(pair, "checkpoint_completion_time")),
-        "crawl": {"kind": kind, "since": None, "seen": None, "total": None, "eta_seconds": None, "eta_basis": None},
-        "backlog": None, "batch": None, "rate": None, "totals": None, "paused": None, "held": None,
-        "secondary_free": None, "last_verify": None, "last_error": None,
-    }  # fmt: skip
-    if status == "Faulty":
-        brick["last_error"] = {
-            "time": now, "code": "gsyncd", "errno": None, "text": f"gsyncd says {said or 'nothing'}",
-            "hint": "its log is in /var/log/glusterfs/geo-replication", "attempt": None, "retry_at": None,
+    def command(self, method: str, params: Mapping[str, Any]) -> Any:
+        """pause, resume, start, stop, checkpoint, xsync, config_…, failures, logs. Raises SourceError."""
+        if method == "snapshot":
+            return self.snapshot()
+        wanted = str(params.get("session") or "")
+        self.snapshot()
+        pair = self._pairs.get(wanted)
+        if pair is None:
+            raise SourceError(f"gsyncd has no session {wanted}", hint="georep-tui list --gsyncd", code="no-session")
+        if method in ("pause", "resume", "start", "stop", "xsync") and params.get("brick"):
+            raise SourceError(f"gsyncd can {method} whole sessions only", hint="P in the console, no --brick in a command",
+                              code="usage")  # fmt: skip
+        if method in ("pause", "resume", "start", "stop"):
+            return self._switch(pair, method)
+        commands: Mapping[str, Callable[[tuple[str, str], Mapping[str, Any]], Any]] = {
+            "checkpoint": self._checkpoint, "xsync": self._xsync, "config_get": self._config_get,
+            "config_set": self._config_set, "config_reset": self._config_set, "failures": self._failures,
+            "logs": self._logs, "ping": lambda _p, _q: {"session": wanted}, "held": lambda _p, _q: {"held": []},
+            "operations": lambda _p, _q: {"operations": []}, "checkpoints": lambda _p, _q: {"checkpoints": []},
         }  # fmt: skip
-    brick["verdict"], brick["reasons"] = brick_verdict(brick, Thresholds(), now)
-    return brick
+        if method not in commands:
+            raise SourceError(f"gsyncd has no {method}", code="usage",
+                              hint="its sessions can be paused, resumed, started, stopped, crawled")  # fmt: skip
+        return commands[method](pair, {**params, "method": method})
 
+    # ---- looking ---------------------------------------------------------------------------------------------------
 
-def parse_config(text: str) -> list[Doc]:
-    """`config` (lines `name:value`) as options; gsyncd does not say where a value comes from."""
-    found = []
-    for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon and name.strip():
-            found.append({
-                "name": name.strip().replace("-", "_"), "value": value, "text": value, "origin": "gsyncd", "default": None,
-                "allowed": "", "live": False, "help": "", "kind": "text", "by": None,
-            })  # fmt: skip
-    return found
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wake.clear()
+            try:
+                document, error = self._look(), None
+            except SourceError as e:
+                document, error = None, e
+            with self._lock:
+                self._document, self._error = document or self._document, error
+                self._looks += 1
+                self._lock.notify_all()
+            self._wake.wait(PACE)
 
+    def _look(self) -> Doc:
+        """One look at everything. Raises SourceError."""
+        mark = secrets.token_hex(8)
+        before = self._clock()
+        code, out, err = self._runner.run(_SURVEY + self._gluster("status", "detail", "--xml") + " 2>&1", mark)
+        parts = out.split(f"{mark}\n")
+        self._check(code, parts[-1] if parts[-1].strip() else err)
+        if len(parts) != 3:
+            raise SourceError(f"{self._where}: sh answers with something else", code="protocol",
+                              hint="does the login there print something?")  # fmt: skip
+        now = float(parts[0])
+        self._offset = now - before
+        plain = parse_status(parts[2], now)
+        for session in plain["sessions"]:
+            self._look_beside(session["primary"], session["secondary"])
+        document = parse_status(parts[2], now, self._beside, parts[1].strip())
+        self._pairs = {
+            word: (s["primary"], s["secondary"]) for s in document["sessions"] for word in (s["name"], s["id"])
+        }
+        return document
 
-def _text(element: ET.Element, *names: str) -> str:
-    for name in names:
-        found = element.findtext(name)
-        if found is not None:
-            return found.strip()
-    return ""
+    def _look_beside(self, volume: str, secondary: str) -> None:
+        """The session's log, status files, and now and then its config."""
+        name, mark = slug(volume, secondary), secrets.token_hex(8)
+        known = self._beside.setdefault(name, Beside())
+        inode, offset = self._places.get(name, ("0", 0))
+        code, out, _ = self._runner.run(_BESIDE, mark, name, inode, str(offset), str(LOG_FIRST))
+        parts = out.split(f"{mark}\n")
+        if code == 0 and len(parts) == 3:
+            inode, size, begin = parts[0].split()
+            text = parts[1][:-1]
+            if int(begin) > offset or (int(begin) and not offset):
+                text = text.partition("\n")[2]  # the middle of a line
+            first = name not in self._places
+            self._places[name] = inode, int(size)
+            for event, record in known.log.feed(text):
+                if not first:
+                    self._tell(event, volume, record)
+            known.files = parse_brick_files(parts[2])
+        if time.monotonic() - self._configured.get(name, -CONFIG_PACE) >= CONFIG_PACE:
+            self._configured[name] = time.monotonic()
+            code, out, _ = self._runner.run(self._gluster(volume, secondary, "config"))
+            if code == 0:
+                known.options = option_values(parse_config(out))
+            code, out, _ = self._runner.run("rsync --version")
+            known.rsync = out.split()[2] if code == 0 and len(out.split()) > 2 else ""
 
+    def _tell(self, event: str, session: str, record: Record) -> None:
+        """An event for the console."""
+        self._seq += 1
+        fields: Doc = {k: v for k, v in record.fields.items() if k in ("status", "mode", "num_changelogs", "duration")}
+        text = {"batch_done": f"batch done ({record.fields.get('mode', '')})"}.get(event, record.message)
+        self._events.append({
+            "event": "gsyncd_error" if event == "error" else event, "seq": self._seq,
+            "time": record.time - (round(self._offset) if abs(self._offset) >= SKEW else 0), "session": session,
+            "brick": self._brick_id(session, record.brick), "level": LEVELS.get(record.level, "info"), "text": text,
+            **fields,
+        })  # fmt: skip
 
-def _number(element: ET.Element, name: str) -> int | None:
-    text = _text(element, name)
-    return int(text) if text.isascii() and text.isdecimal() else None
+    def _brick_id(self, session: str, path: str) -> str:
+        for one in (self._document or {"sessions": []})["sessions"]:
+            for brick in one["bricks"]:
+                if one["primary"] == session and brick["brick"] == path:
+                    return str(brick["id"])
+        return ""
 
+    # ---- gluster's words -------------------------------------------------------------------------------------------
 
-def _time(text: str) -> float | None:
-    """`YYYY-MM-DD HH:MM:SS`, UTC, to unix seconds; None for N/A and for gsyncd's never (1970)."""
-    try:
-        found = float(calendar.timegm(time.strptime(text, "%Y-%m-%d %H:%M:%S")))
-    except ValueError:
-        return None
-    return found if found > 0 else None
+    def _gluster(self, *parts: str) -> str:
+        return f"{self._command} " + words("--mode=script", "volume", "geo-replication", *parts)
+
+    def _check(self, code: int, said: str) -> None:
+        """Raises SourceError with gluster's own words when it failed."""
+        if not code:
+            return
+        program = self._command.split()[0]
+        if code == 127:
+            raise SourceError(f"there is no {program} {self._where}", hint="run this on a GlusterFS node", code="no-gluster")
+        line = next((one.strip() for one in said.splitlines() if one.strip()), f"exit {code}")
+        hint = "is glusterd running?"
+        if "denied" in line or "root" in line.lower():
+            hint = "gluster needs root: --ssh root@HOST"
+        raise SourceError(f"gluster: {line}", hint=hint, code="gluster")
+
+    def _do(self, *parts: str) -> str:
+        """Run it. Raises SourceError."""
+        code, out, err = self._runner.run(self._gluster(*parts))
+        self._check(code, err.strip() or out)
+        return out
+
+    def _hurry(self, looks: int = 1) -> None:
+        """Look again now, and wait for it. Raises SourceError when that look fails."""
+        with self._lock:
+            until = self._looks + looks + 1  # one may be under way
+        self._wake.set()
+        with self._lock:
+            while self._looks < until and not self._closing.is_set():
+                self._lock.wait(0.2)
+                self._wake.set()
+            if self._error is not None:
+                raise self._error
+
+    def _session(self, pair: tuple[str, str]) -> Doc:
+        for session in (self._document or {"sessions": []})["sessions"]:
+            if (session["primary"], session["secondary"]) == pair:
+                return dict(session)
+        raise SourceError(f"gsyncd has no session {pair[0]} to {pair[1]} any more", code="no-session")
+
+    # ---- control ---------------------------------------------------------------------------------------------------
+
+    def _switch(self, pair: tuple[str, str], method: str) -> Doc:
+        """pause, resume, start or stop; done when gluster's own status says so. Raises SourceError."""
+        before = self._session(pair)
+        if method == "resume" and before["state"] in ("Stopped", "Created"):
+            method = "start"
+        self._do(*pair, method)
+        is_so: Callable[[Doc], bool] = {
+            "pause": lambda s: all(b["status"] == "Paused" for b in s["bricks"]),
+            "stop": lambda s: all(b["status"] == "Stopped" for b in s["bricks"]),
+        }.get(method, lambda s: all(b["status"] not in ("Paused", "Stopped", "Created") for b in s["bricks"]))
+        self._until(pair, is_so, f"{method} of {pair[0]} was accepted, but gluster's status does not show it")
+        done = {"pause": "paused", "resume": "resumed", "start": "started", "stop": "stopped"}[method]
+        return {"bricks": [b["brick"] for b in before["bricks"]], "words": done, "stopped": method == "stop"}
+
+    def _until(self, pair: tuple[str, str], is_so: Callable[[Doc], bool], words_: str) -> None:
+        until = time.monotonic() + WITHIN
+        while True:
+            self._hurry()
+            if is_so(self._session(pair)):
+                return
+            if time.monotonic() > until:
+                raise SourceError(words_, hint="georep-tui status --gsyncd", code="silent")
+            self._closing.wait(0.5)
+
+    def _checkpoint(self, pair: tuple[str, str], params: Mapping[str, Any]) -> Doc:
+        at = params.get("time")
+        clear = at in (None, "clear")
+        if isinstance(at, int | float):
+            at = int(at + (round(self._offset) if abs(self._offset) >= SKEW else 0))
+        self._do(*pair, "config", *(["!checkpoint"] if clear else ["checkpoint", str(at)]))
+        self._configured.pop(slug(*pair), None)
+        if clear:
+            return {"time": None}
+        value = next((o["value"] for o in parse_config(self._do(*pair, "config")) if o["name"] == "checkpoint"), "")
+        self._hurry()
+        return {"time": int(value) if value.isdigit() else at}
+
+    def _config_get(self, pair: tuple[str, str], params: Mapping[str, Any]) -> Doc:
+        name = str(params.get("name") or "").replace("-", "_")
+        found = [o for o in parse_config(self._do(*pair, "config")) if name in ("", o["name"])]
+        if name and not found:
+            raise SourceError(f"gsyncd has no option {name}", hint="georep-tui config SESSION --gsyncd", code="usage")
+        return {"options": found}
+
+    def _config_set(self, pair: tuple[str, str], params: Mapping[str, Any]) -> Doc:
+        name = str(params.get("name") or "").replace("_", "-")
+        value = str(params.get("value") or "")
+        setting = params["method"] == "config_set"
+        self._do(*pair, "config", *([name, value] if setting else [f"!{name}"]))
+        self._configured.pop(slug(*pair), None)
+        if not setting:
+            value = next((o["value"] for o in parse_config(self._do(*pair, "config"))
+                          if o["name"] == name.replace("-", "_")), "")  # fmt: skip
+        live = name in ("checkpoint", "log-rsync-performance", "sync-jobs", "log-level", "gfid-conflict-resolution")
+        return {"name": name.replace("-", "_"), "value": value, "restarts": not live}
+
+    def _failures(self, pair: tuple[str, str], _params: Mapping[str, Any]) -> Doc:
+        """gsyncd counts failures and names some in its log; it keeps no ledger."""
+        session = self._session(pair)
+        beside = self._beside.get(slug(*pair)) or Beside()
+        found = [
+            {"id": f"log-{path.strip('/').replace('/', '-')}-{n}", "brick": path, "path": "", "operation": r.message[:40],
+             "message": r.raw, "first_time": r.time, "last_time": r.time, "tries": 1, "errno": None,
+             "hint": "gsyncd has moved on: it is not tried again by itself"}
+            for path, log in beside.log.bricks.items() for n, r in enumerate(log.failed)
+        ]  # fmt: skip
+        count = session["failures"]
+        note = "gsyncd keeps no ledger: it counts failures, and its log names some"
+        return {"failures": found, "total": len(found) if count is None else max(count, len(found)), "counted": count,
+                "note": f"{note}; it counts {'an unknown number' if count is None else count} now"}  # fmt: skip
+
+    def _logs(self, pair: tuple[str, str], params: Mapping[str, Any]) -> Doc:
+        since, limit = int(params.get("since") or 0), int(params.get("limit") or 1000)
+        order = ("debug", "info", "warning", "error")
+        lowest = order.index(str(params.get("level") or "debug"))
+        brick = str(params.get("brick") or "")
+        lines = [
+            {"n": n, "time": r.time, "level": LEVELS.get(r.level, "info"), "brick": r.brick, "text": r.raw.partition("] ")[2]}
+            for n, r in list((self._beside.get(slug(*pair)) or Beside()).log.lines)
+            if n > since and order.index(LEVELS.get(r.level, "info")) >= lowest and brick in ("", r.brick)
+        ]  # fmt: skip
+        return {"lines": lines[-limit:] if not since else lines[:limit]}
+
+    # ---- a forced crawl --------------------------------------------------------------------------------------------
+
+    def _xsync(self, pair: tuple[str, str], params: Mapping[str, Any]) -> Doc:
+        """change_detector = xsync, which restarts the workers; back when every active brick has crawled."""
+        name = slug(*pair)
+        session = self._session(pair)
+        if not any(b["status"] in ("Active", "Initializing...", "Faulty") for b in session["bricks"]):
+            raise SourceError(f"{session['name']} is {session['state']}: nothing would crawl", hint="start or resume it",
+                              code="usage")  # fmt: skip
+        if name in self._crawls:
+            raise SourceError(f"a crawl of {session['name']} is under way", code="usage")
+        before = option_values(parse_config(self._do(*pair, "config"))).get("change_detector", "changelog")
+        began = self._clock() + self._offset
+        self._do(*pair, "config", "change-detector", "xsync")
+        self._configured.pop(name, None)
+        self._crawls[name] = {"since": began}
+        bricks = [b["brick"] for b in session["bricks"] if b["status"] != "Passive"]
+        if params.get("wait"):
+            self._crawl(pair, began, before)
+            return {"bricks": bricks, "words": "crawled; change_detector is back"}
+        threading.Thread(target=self._crawl, args=(pair, began, before), name=f"xsync {pair[0]}", daemon=True).start()
+        return {"bricks": bricks, "words": "the workers restart and crawl; change_detector goes back after that"}
+
+    def _crawl(self, pair: tuple[str, str], began: float, before: str) -> None:
+        """Wait for the crawls, then put the change detector back. Raises SourceError."""
+        name = slug(*pair)
+        try:
+            until = time.monotonic() + CRAWL_WITHIN
+            while time.monotonic() < until and not self._closing.wait(1.0):
+                try:
+                    self._hurry()
+                    done = self._crawled(pair, began)
+                except SourceError:
+                    continue  # the node is away for a while; the picture says so
+                if done:
+                    break
+            if not self._closing.is_set():
+                back = ["!change-detector"] if before == "changelog" else ["change-detector", before]
+                self._do(*pair, "config", *back)
+                self._configured.pop(name, None)
+                self._hurry()
+        finally:
+            self._crawls.pop(name, None)
+
+    def _crawled(self, pair: tuple[str, str], began: float) -> bool:
+        """Has every active brick finished a hybrid crawl since? Of another node's bricks only that they had begun."""
+        logs = (self._beside.get(slug(*pair)) or Beside()).log.bricks
+        for brick in self._session(pair)["bricks"]:
+            if brick["status"] == "Passive":
+                continue
+            if not brick["local"]:
+                if brick["crawl_status"] != "Hybrid Crawl":
+                    return False
+                continue
+            finished = logs[brick["brick"]].hybrid_finished if brick["brick"] in logs else None
+            if finished is None or finished < began:
+                return False
+        return True

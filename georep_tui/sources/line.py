@@ -10,9 +10,13 @@ from typing import Any
 
 from engine.protocol import PROTOCOL, Lines, ProtocolError, apply, decode, encode, grown
 from georep_tui.sources.base import Doc, SourceError
+from georep_tui.sources.schema import wrong, wrong_changes
 
 KEPT = 20_000
 """Events kept for somebody who does not ask."""
+
+MOST_EVENT = 1 << 16
+"""Bytes of an event that is kept; of a longer one only its kind."""
 
 SILENT = 15.0
 """A line that says nothing for so many seconds hangs: an engine says something every 2 s to a subscriber."""
@@ -48,6 +52,7 @@ class LineSource:
         self._seq: int | None = None
         self._ended: SourceError | None = None
         self._subscribed = False
+        self._following: int | None = None
         self._thread = threading.Thread(target=self._read, name=f"line {where}", daemon=True)
         self._thread.start()
 
@@ -60,6 +65,11 @@ class LineSource:
             self._wait(lambda: self._hello is not None)
             assert self._hello is not None
             return self._hello
+
+    @property
+    def known(self) -> Doc | None:
+        """What the engine said of itself, if it has said it yet."""
+        return self._hello
 
     @property
     def seq(self) -> int | None:
@@ -99,6 +109,29 @@ class LineSource:
                 return
             self._subscribed = True
         self.request("subscribe", {"boot_id": boot_id, "since": since, "recent": recent})
+
+    def follow(self, boot_id: str | None = None, since: int | None = None) -> None:
+        """`subscribe` without waiting: what the engine says against it ends the line. Raises SourceError."""
+        with self._more:
+            self._subscribed = True
+            self._number += 1
+            self._following = self._number
+        self._write(
+            {"id": self._following, "method": "subscribe", "params": {"boot_id": boot_id, "since": since}}
+        )
+
+    def wait_picture(self, seconds: float) -> bool:
+        """Wait for the first picture; False when it has not come in time, or the line has ended before."""
+        with self._more:
+            self._more.wait_for(lambda: self._document is not None or self._ended is not None, max(0.0, seconds))
+            return self._document is not None
+
+    def drained(self) -> tuple[list[Doc], int | None]:
+        """The events nobody has taken yet, and the newest one's number: for whoever goes on where a line has ended."""
+        with self._more:
+            found = list(self._events)
+            self._events.clear()
+            return found, self._seq
 
     def snapshot(self) -> Doc:
         """The picture as it is now by the engine's clock; waits for the first. Raises SourceError."""
@@ -167,46 +200,66 @@ class LineSource:
         try:
             while data := self._receive():
                 for line in lines.feed(data):
-                    self._heard_line(decode(line))
+                    self._heard_line(decode(line), len(line))
         except ProtocolError as e:
             ended = SourceError(f"{self.where}: {e.text}", hint="is it of another version?", code="protocol")
         except SourceError as e:
             ended = e
-        except (OSError, EOFError, KeyError, TypeError, ValueError) as e:
+        except (OSError, EOFError) as e:
             ended = SourceError(f"{self.where}: {e}", code="gone")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
+            ended = SourceError(f"{self.where}: what it says makes no sense: {type(e).__name__}: {e}"[:300],
+                                hint="is it of another version?", code="protocol")  # fmt: skip
         with self._more:
             if self._ended is None:
                 self._ended = ended
             self._more.notify_all()
 
-    def _heard_line(self, message: Doc) -> None:
+    def _heard_line(self, message: Doc, size: int) -> None:
         with self._more:
             self._heard = time.monotonic()
             if "event" in message:
-                self._event(message)
+                self._event(message, size)
             elif "hello" in message:
                 hello = message["hello"]
                 if hello.get("protocol") != PROTOCOL:
                     raise ProtocolError(f"speaks protocol {hello.get('protocol')}, this is {PROTOCOL}")
+                if not isinstance(hello.get("boot_id"), str) or not isinstance(hello.get("session_id"), str):
+                    raise ProtocolError("says neither which life nor which session it is")
                 self._hello = hello
+            elif message.get("id") is not None and message.get("id") == self._following:
+                if "error" in message:
+                    raise _told(message["error"])
             elif message.get("id") in self._asked:
                 self._answers[message["id"]] = message
             elif "error" in message:
                 raise _told(message["error"])
             self._more.notify_all()
 
-    def _event(self, event: Doc) -> None:
-        """Under the lock: the picture is kept up, events are kept for who asks."""
-        kind = event["event"]
-        self._seq = event.get("seq", self._seq)
+    def _event(self, event: Doc, size: int) -> None:
+        """Under the lock: the picture is kept up, events are kept for who asks. Raises ProtocolError."""
+        kind = str(event["event"])
+        seq = event.get("seq", self._seq)
+        if seq is not None and not isinstance(seq, int):
+            raise ProtocolError(f"numbers an event {seq!r}"[:100])
         if kind == "snapshot":
+            if found := wrong(event.get("snapshot")):
+                raise ProtocolError(found)
             self._document = event["snapshot"]
         elif self._document is not None and kind in ("changed", "tick"):
             now = float(event["time"])
             shown = grown(self._document, now)
+            if kind == "changed" and (found := wrong_changes(event)):
+                raise ProtocolError(found)
             self._document = apply(shown, event) if kind == "changed" else shown
+        self._seq = seq
         if kind not in ("snapshot", "changed", "tick"):
-            self._events.append(event)
+            self._events.append(event if size <= MOST_EVENT else _cut(event))
+
+
+def _cut(event: Doc) -> Doc:
+    return {"event": str(event["event"])[:100], "seq": event.get("seq"), "time": event.get("time"),
+            "text": "an event too long to be kept"}  # fmt: skip
 
 
 def _told(error: Any) -> SourceError:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.protocol import find_sockets
-from georep_tui.sources.base import Doc, Several, SourceError
+from georep_tui.sources.base import Doc, SourceError, cut_off
 from georep_tui.sources.line import LineSource
+from georep_tui.sources.several import Several
 
 RETRY = 2.0
 """Seconds between two tries to reach an engine that has gone."""
@@ -53,6 +54,7 @@ class SocketSource:
         self._last: Doc | None = None
         self._boot_id: str | None = None
         self._since: int | None = None
+        self._left: list[Doc] = []
         self._tried = 0.0
         self._error: SourceError | None = None
 
@@ -62,8 +64,10 @@ class SocketSource:
             if line is not None and line.ended is None:
                 return line
             if line is not None:
-                self._since = line.seq
                 line.close()
+                left, seq = line.drained()
+                self._left += left
+                self._since = self._since if seq is None else seq
                 self._line = None
             if self._error is not None and time.monotonic() - self._tried < RETRY:
                 raise self._error
@@ -86,18 +90,19 @@ class SocketSource:
         except SourceError as e:
             if self._last is None:
                 raise
-            sources = [{**s, "connected": False, "error": e.text} for s in self._last["sources"]]
-            return {**self._last, "sources": sources}
+            return cut_off(self._last, e)
 
     def events(self) -> list[Doc]:
         """New events; none while the engine is gone."""
-        line = self._line
+        with self._lock:
+            found, self._left = self._left, []
+            line = self._line
         if line is None:
-            return []
+            return found
         try:
-            return line.events()
+            return found + line.events()
         except SourceError:
-            return []  # the picture says that it is gone
+            return found  # the picture says that it is gone
 
     def command(self, method: str, params: Mapping[str, Any]) -> Any:
         """A request."""

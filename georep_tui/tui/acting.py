@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from georep_tui.tui.messages import Fetched, Order, OrderDone
 from georep_tui.tui.orders import result_words
 from georep_tui.tui.screens.dialogs import Choose, Typed, confirm
-from georep_tui.view.asks import checkpoint_wrong, crawl_cost, parse_checkpoint, where_lines
+from georep_tui.view.asks import CRAWL_BY_GSYNCD, checkpoint_wrong, crawl_cost, parse_checkpoint, where_lines
 from georep_tui.view.operations import Operation
 from georep_tui.view.snapshot import Brick, Session
 from georep_tui.view.text import Cell, escape
@@ -133,6 +133,9 @@ class Acting:
             *crawl_cost(bricks),
             (Cell("Live changes wait for it; deletes stay under the guard.", "muted"),),
         ]  # fmt: skip
+        if session.raw.get("engine") == "gsyncd":
+            lines = [*where_lines(session), (), *((Cell(text, "warning"),) for text in CRAWL_BY_GSYNCD)]
+            params = {}  # it crawls whole sessions only
         ask = confirm(f"Force a hybrid crawl of {plural(len(bricks), 'brick')}?", lines, "crawl")
         self._console.push_screen(ask, lambda yes: self.order(session, "xsync", words, **params) if yes else None)
 

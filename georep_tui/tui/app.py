@@ -19,6 +19,7 @@ from textual.driver import Driver
 from textual.screen import ModalScreen, Screen
 
 from georep_tui.settings import ConsoleConfig
+from georep_tui.ssh.asker import Questions
 from georep_tui.tui import theme
 from georep_tui.tui.acting import Acting
 from georep_tui.tui.actions import ACTIONS, BY_ID, Context, possible, why_not
@@ -27,6 +28,7 @@ from georep_tui.tui.messages import Fetched, FrameReady, OrderDone
 from georep_tui.tui.orders import Orders
 from georep_tui.tui.palette import ActionProvider
 from georep_tui.tui.picture import Picture
+from georep_tui.tui.questions import Questioned
 from georep_tui.tui.roaming import Roaming
 from georep_tui.tui.screens.base import ConsoleScreen
 from georep_tui.tui.screens.overview import OverviewScreen
@@ -68,7 +70,7 @@ class ConsoleError(Exception):
     """The console cannot run, or broke; the text says why."""
 
 
-class Console(Roaming, Acting, App[ExitChoice]):
+class Console(Roaming, Acting, Questioned, App[ExitChoice]):
     """The application. `clock` gives unix time, `zone` the time zone of what is shown (None: the local one)."""
 
     CSS_PATH = "console.tcss"
@@ -84,9 +86,10 @@ class Console(Roaming, Acting, App[ExitChoice]):
     def __init__(
         self, source: Feedable, *, embedded: bool = False, read_only: bool = False,
         config: ConsoleConfig = ConsoleConfig(), clock: Callable[[], float] = time.time, zone: tzinfo | None = None,
-        can_leave: bool = True, driver_class: type[Driver] | None = None,
+        can_leave: bool = True, driver_class: type[Driver] | None = None, questions: Questions | None = None,
     ) -> None:  # fmt: skip
         super().__init__(driver_class=driver_class)
+        self.questions = questions
         self.source = source
         self.embedded = embedded
         self.read_only = read_only
@@ -195,6 +198,7 @@ class Console(Roaming, Acting, App[ExitChoice]):
         return not (kind == "● Active again" and where in self._flapping)
 
     def _grow_older(self) -> None:
+        self.ask_next()
         self.picture.touch(self.feed.latest)
         self.picture.step(self.now())
         if time.monotonic() - self._ticked >= STILL or self.picture.snapshot is None:
@@ -320,11 +324,12 @@ class Console(Roaming, Acting, App[ExitChoice]):
 
 
 def run_console(
-    source: Feedable, *, embedded: bool, read_only: bool, config: ConsoleConfig, can_leave: bool = True
-) -> ExitChoice:
+    source: Feedable, *, embedded: bool, read_only: bool, config: ConsoleConfig, can_leave: bool = True,
+    questions: Questions | None = None,
+) -> ExitChoice:  # fmt: skip
     """Show `source` in the terminal until a person leaves, the terminal goes away, or SIGTERM comes.
 
-    With `can_leave` False an embedded engine is not offered to go on without the screen.
+    `questions` are asked in dialogs. With `can_leave` False an embedded engine is not offered to go on without the screen.
 
     Raises ConsoleError off a terminal, or when the console breaks; the terminal is restored in any case. The source is
     not closed: whether the engine goes on is the caller's to do, as the answer says.
@@ -334,7 +339,7 @@ def run_console(
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT,
                                                               signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)}  # fmt: skip
     app = Console(source, embedded=embedded, read_only=read_only, config=config, can_leave=can_leave,
-                  driver_class=TerminalDriver)
+                  driver_class=TerminalDriver, questions=questions)
     try:
         choice = app.run(mouse=config.mouse)
     except OSError as e:

@@ -101,6 +101,11 @@ def result_words(order: Order, result: Any) -> str:
     """What a command's result means, in a few words."""
     if not isinstance(result, Mapping):
         return "done"
+    failed = [f"{one['node']}: {one['error']}" for one in result.get("nodes") or () if not one["done"]]
+    if failed:
+        return f"not everywhere: {'; '.join(failed)}"
+    if result.get("words"):
+        return str(result["words"])
     if order.method in ("pause", "resume", "xsync"):
         count = len(result.get("bricks") or ())
         done = {"pause": "paused", "resume": "resumed", "xsync": "will crawl after this batch"}[order.method]

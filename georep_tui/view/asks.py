@@ -13,6 +13,14 @@ FUTURE = 366 * 86400
 """A checkpoint further ahead than a year is taken for a slip of the finger."""
 
 
+CRAWL_BY_GSYNCD = (
+    "gsyncd crawls when its change_detector is set to xsync, which restarts its workers.",
+    "Until every active brick has crawled, deletes and renames are not replicated;",
+    "then change_detector is set back, which restarts them again.",
+)
+"""What a forced crawl means where the engine is gsyncd."""
+
+
 def where_lines(session: Session, bricks: Sequence[Brick] | None = None) -> list[Line]:
     """Session, nodes and bricks a question is about; of many bricks the first few."""
     chosen = session.bricks if bricks is None else bricks

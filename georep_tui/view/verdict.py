@@ -88,8 +88,11 @@ def judge_brick(brick: Brick, source: Source | None, now: float, limits: Thresho
     stale = staleness(source, now, limits)
     if stale is None and not _over(brick.lag, brick.failures, limits):
         return Judged(brick.verdict, _keyed(brick.reasons, brick.lag))
-    found = [(brick.verdict, reason) for reason in _keyed(brick.reasons, brick.lag)]
-    codes = {reason.code for reason in brick.reasons}
+    said = _keyed(brick.reasons, brick.lag)
+    if stale is not None:  # our own words for it have the age
+        said = tuple(reason for reason in said if reason.code != "stale")
+    found = [(brick.verdict, reason) for reason in said]
+    codes = {reason.code for reason in said}
     verdict = brick.verdict
     for level, reason in (*_limits(brick.lag, brick.failures, limits), *_stale(source, stale)):
         verdict = signs.worst(verdict, level)
@@ -109,6 +112,8 @@ def judge_session(session: Session, snapshot: Snapshot, now: float, limits: Thre
             found.append((level, reason))
             codes.add(reason.code)
     sources = {brick.node: snapshot.source(brick.node) for brick in session.bricks}
+    if any(staleness(source, now, limits) is not None for source in sources.values()):
+        found, codes = [one for one in found if one[1].code != "stale"], codes - {"stale"}
     for brick in session.bricks:
         judged = judge_brick(brick, sources[brick.node], now, limits)
         verdict = signs.worst(verdict, judged.verdict)

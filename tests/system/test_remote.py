@@ -5,33 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from georep_tui.remote import NodeSource, connect, parse_place
+from georep_tui.remote import NodeSource
+from georep_tui.ssh.place import parse_place
 from georep_tui.sources.base import SourceError
 from tests.system.runner import Product, wait_until
 from tests.system.settings import LOCAL, Maker, Setting, write
 from tests.system.sshd import HOST, Sshd
 
-Home = Callable[..., None]
-
-
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sshd: Sshd) -> Home:
-    """A person's home whose ssh configuration knows the private sshd as `secondary`."""
-
-    def configure(**client: Any) -> None:
-        (tmp_path / ".ssh").mkdir(exist_ok=True)
-        (tmp_path / ".ssh" / "config").write_text(sshd.client(**client).read_text())
-
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    configure()
-    return configure
+def config(sshd: Sshd) -> str:
+    """A person's ssh configuration that knows the private sshd as `secondary`."""
+    return str(sshd.client())
 
 
 def remote_command(product: Product) -> str:
@@ -48,11 +35,10 @@ def setting(make: Maker) -> Setting:
     return made
 
 
-@pytest.mark.usefixtures("home")
-def test_a_session_from_afar(setting: Setting) -> None:
+def test_a_session_from_afar(setting: Setting, config: str) -> None:
     """Snapshot, events and commands through ssh; an engine that ends and comes back."""
     product = setting.product
-    source = NodeSource(HOST, remote_command(product))
+    source = NodeSource(HOST, remote_command(product), config=config)
     try:
         with product:
             product.start()
@@ -78,10 +64,9 @@ def test_a_session_from_afar(setting: Setting) -> None:
         source.close()
 
 
-@pytest.mark.usefixtures("home")
-def test_the_line_breaks_and_comes_back(setting: Setting, sshd: Sshd) -> None:
+def test_the_line_breaks_and_comes_back(setting: Setting, sshd: Sshd, config: str) -> None:
     product = setting.product
-    source = NodeSource(HOST, remote_command(product))
+    source = NodeSource(HOST, remote_command(product), config=config)
     try:
         with product:
             product.start()
@@ -98,11 +83,9 @@ def test_the_line_breaks_and_comes_back(setting: Setting, sshd: Sshd) -> None:
             sshd.start()
 
 
-@pytest.mark.usefixtures("home")
-def test_commands_from_afar(setting: Setting) -> None:
+def test_commands_from_afar(setting: Setting, config: str) -> None:
     """`--ssh` with list, status, pause, failures, logs: as here."""
     product = setting.product
-    env = {"HOME": os.environ["HOME"], "GEOREP_TUI_REMOTE": remote_command(product)}
     far = Product(setting.base / "far", [], "", name=product.name)
     with product:
         product.start()
@@ -111,7 +94,8 @@ def test_commands_from_afar(setting: Setting) -> None:
 
         def ask(*words: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                far.words(*words, "--ssh", HOST), env=far.environment() | env, cwd="/", stdin=subprocess.DEVNULL,
+                far.words(*words, "--ssh", HOST, "--ssh-config", config, "--ssh-command", remote_command(product)),
+                env=far.environment(), cwd="/", stdin=subprocess.DEVNULL,
                 text=True, capture_output=True, timeout=60,
             )  # fmt: skip
 
@@ -127,31 +111,18 @@ def test_commands_from_afar(setting: Setting) -> None:
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
 
 
-def test_what_is_said_when_it_cannot_connect(home: Home, sshd: Sshd) -> None:
+def test_what_is_said_of_a_node_that_has_nothing_to_say(config: str) -> None:
     for place in ("", "a b", "-oX", "host:0", "host:99999", "@host"):
         with pytest.raises(SourceError, match="is no node"):
             parse_place(place)
     assert parse_place("root@[::1]:22").host == "::1"
-    with pytest.raises(SourceError, match="resolver"):
-        connect(parse_place("no-such-host.invalid"))
-    with pytest.raises(SourceError, match="refused"):
-        connect(parse_place("127.0.0.1:1"))
-    sshd.write_known_hosts("none_known", None)
-    home(known_hosts="none_known", name="unknown")
-    with pytest.raises(SourceError, match="host key of secondary is not known"):
-        connect(parse_place(HOST))
-    sshd.write_known_hosts("other_known", "identity.pub")
-    home(known_hosts="other_known", name="changed")
-    with pytest.raises(SourceError, match="host key of secondary has changed"):
-        connect(parse_place(HOST))
-    home()
-    source = NodeSource(HOST, "no-such-command-there")
+    source = NodeSource(HOST, "no-such-command-there", config=config)
     began = time.monotonic()
     with pytest.raises(SourceError, match="has no `no-such-command-there`"):
         source.snapshot()
     source.close()
     assert time.monotonic() - began < 20
-    source = NodeSource(HOST, "echo this is no line of ours")
+    source = NodeSource(HOST, "echo this is no line of ours", config=config)
     with pytest.raises(SourceError, match="not JSON"):
         source.snapshot()
     source.close()
