@@ -111,7 +111,7 @@ class Several:
         """To every node that has bricks of the session; with a brick named, to that one's. Raises SourceError."""
         wanted = str(params.get("session") or "")
         if method == "snapshot":
-            return self._cut_to(self.snapshot(), wanted)
+            return self._fresh(wanted)
         if method == "verify_status" and str(params.get("job")) in self._jobs:
             return self._verify_status(str(params["job"]))
         parts = self._find(wanted)
@@ -128,6 +128,18 @@ class Several:
             "ping": self._ping, "logs": self._logs, "verify": self._verify, "config_get": self._options,
         }  # fmt: skip
         return special[method](parts, params) if method in special else self._all(parts, method, params)
+
+    def _fresh(self, wanted: str) -> Doc:
+        """The session's picture as its engines have it now: what was just ordered is in it."""
+        parts = self._find(wanted)
+        if len(parts) == 1:
+            return self._cut_to(self._ask(parts[0], "snapshot", {}), parts[0].name)
+        try:
+            documents = [self._ask(part, "snapshot", {}) for part in parts]
+        except SourceError:  # one is away: its last picture says so
+            return self._cut_to(self.snapshot(), wanted)
+        mine = [self._cut_to(d, p.name) for d, p in zip(documents, parts, strict=True)]
+        return merged(mine, self._ids)
 
     @staticmethod
     def _cut_to(document: Doc, wanted: str) -> Doc:
