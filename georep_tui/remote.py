@@ -48,7 +48,7 @@ class _Branch:
         self.inbox: queue.Queue[bytes] = queue.Queue()
         self.line = LineSource(
             lambda data: node.send(name, data), self.inbox.get, lambda: self.inbox.put(b""), f"session {name}",
-            timeout=SILENT,
+            timeout=SILENT, checked=True,
         )  # fmt: skip
 
 

@@ -97,8 +97,8 @@ def silent(session: Doc, error: SourceError) -> Doc:
 
 def _silent(one: Doc, error: SourceError) -> Doc:
     reason = {"code": "stale", "text": error.text, "hint": error.hint}
-    known = one["verdict"]
+    known, reasons = one.get("verdict"), one.get("reasons") or ()
     return {
         **one, "lag_seconds": None, "verdict": known if known == "critical" else "unknown",
-        "reasons": [*one["reasons"], reason] if known == "critical" else [reason, *one["reasons"]],
+        "reasons": [*reasons, reason] if known == "critical" else [reason, *reasons],
     }  # fmt: skip
