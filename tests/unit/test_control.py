@@ -46,7 +46,7 @@ class Counter:
     def __init__(self, name: str = "web", kept: int = 50) -> None:
         self.name, self.id = name, f"id-{name}"
         self.events = EventLog(kept)
-        self.brick: Doc = {"id": "b1", "brick": "/srv", "lag_seconds": 0.0, "failures": 0, "entry": 0}
+        self.brick: Doc = {"id": "b1", "node": "m1", "brick": "/srv", "lag_seconds": 0.0, "failures": 0, "entry": 0}
         self.asked: list[tuple[str, Doc, str]] = []
 
     def snapshot(self) -> Doc:
@@ -54,7 +54,11 @@ class Counter:
         return {
             "version": 1, "time": now,
             "sources": [{"node": "m1", "connected": True, "data_time": now, "error": None}],
-            "sessions": [{"id": self.id, "name": self.name, "lag_seconds": self.brick["lag_seconds"],
+            "sessions": [{"id": self.id, "name": self.name, "kind": "tree", "primary": "/srv", "secondary": "/replica",
+                          "state": "Active", "verdict": "ok", "reasons": [], "failures": 0,
+                          "checkpoint": {"time": None, "completed": None, "completion_time": None,
+                                         "failures_before": 0, "eta_seconds": None, "held_by": None},
+                          "lag_seconds": self.brick["lag_seconds"],
                           "bricks": [dict(self.brick)]}],
         }  # fmt: skip
 

@@ -1,0 +1,83 @@
+"""GlusterFS's own geo-replication between two volumes of the lab: keys, sshd on port 22, create, start; removed again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.gluster.base import ADDRESS, GlusterError, gluster, run, wait_for
+from tests.gluster.lab import Lab, Volume
+
+KEYS = Path("/var/lib/glusterd/geo-replication")
+
+
+class GsyncdSession:
+    """A session of gsyncd. It logs in as root on this machine, so an sshd must listen on the lab's address; one is
+    started where none does, with the person's own authorized_keys put back at the end."""
+
+    def __init__(self, lab: Lab, primary: Volume, secondary: Volume, base: Path) -> None:
+        self.lab, self.primary, self.secondary = lab, primary, secondary
+        self.pair = (primary.name, f"{secondary.host}::{secondary.name}")
+        self._base = base
+        self._sshd: subprocess.Popen[bytes] | None = None
+        self._keys = Path.home() / ".ssh" / "authorized_keys"
+        self._added: list[str] = []
+
+    def __enter__(self) -> GsyncdSession:
+        self._serve()
+        run("gluster", "system::", "execute", "gsec_create")
+        for line in (KEYS / "common_secret.pem.pub").read_text().splitlines():
+            if not self._keys.exists() or line not in self._keys.read_text():
+                self._keys.parent.mkdir(mode=0o700, exist_ok=True)
+                with self._keys.open("a") as f:
+                    f.write(line + "\n")
+                self._keys.chmod(0o600)
+                self._added.append(line)
+        for name in ("secret", "tar_ssh"):  # gsyncd 10 wants the public halves beside them readable
+            run("ssh-keygen", "-y", "-f", str(KEYS / f"{name}.pem"))
+        gluster("volume", "geo-replication", *self.pair, "create", "no-verify", "force")
+        return self
+
+    def _serve(self) -> None:
+        """sshd on port 22 of the lab's address, unless one is there."""
+        probe = subprocess.run(["ssh-keyscan", "-T", "2", ADDRESS], capture_output=True, check=False)
+        if probe.stdout.strip():
+            return
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        host_key = self._base / "gsyncd_host_key"
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key))
+        program = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin") or "sshd"
+        self._sshd = subprocess.Popen(
+            [program, "-D", "-f", "/dev/null", "-h", str(host_key), "-p", "22", "-o", f"ListenAddress={ADDRESS}",
+             "-o", "PermitRootLogin=yes", "-o", "MaxStartups=100", "-o", "MaxSessions=100", "-o", "PidFile=none"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        wait_for("sshd", lambda: subprocess.run(["ssh-keyscan", "-T", "2", ADDRESS], capture_output=True).stdout.strip())
+
+    def command(self, *words: str) -> str:
+        """`gluster volume geo-replication PRIMARY SECONDARY WORDS`."""
+        return gluster("volume", "geo-replication", *self.pair, *words)
+
+    def pairs(self) -> list[dict[str, str]]:
+        """gluster's own `status detail`, brick by brick, in its own words."""
+        root = ElementTree.fromstring(gluster("--xml", "volume", "geo-replication", *self.pair, "status", "detail"))
+        return [{e.tag: (e.text or "").strip() for e in pair} for pair in root.iter("pair")]
+
+    def states(self) -> set[str]:
+        """The status of every brick."""
+        return {p["status"] for p in self.pairs()}
+
+    def __exit__(self, *_: object) -> None:
+        for words in (("stop", "force"), ("delete",)):
+            with contextlib.suppress(GlusterError):  # stopped already
+                self.command(*words)
+        if self._added and self._keys.exists():
+            kept = [x for x in self._keys.read_text().splitlines() if x not in self._added]
+            self._keys.write_text("".join(f"{x}\n" for x in kept))
+        if self._sshd is not None:
+            self._sshd.kill()
+            self._sshd.wait()
