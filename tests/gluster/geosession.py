@@ -40,6 +40,11 @@ class GsyncdSession:
         for name in ("secret", "tar_ssh"):  # gsyncd 10 wants the public halves beside them readable
             run("ssh-keygen", "-y", "-f", str(KEYS / f"{name}.pem"))
         gluster("volume", "geo-replication", *self.pair, "create", "no-verify", "force")
+        self.command("config", "ssh-options", f"-oPasswordAuthentication=no -oStrictHostKeyChecking=no "
+                     f"-oUserKnownHostsFile=/dev/null -i {KEYS}/secret.pem")  # fmt: skip
+        self.command("config", "ssh-options-tar", f"-oPasswordAuthentication=no -oStrictHostKeyChecking=no "
+                     f"-oUserKnownHostsFile=/dev/null -i {KEYS}/tar_ssh.pem")  # fmt: skip
+        self.command("config", "sync-method", "tarssh")
         return self
 
     def _serve(self) -> None:
