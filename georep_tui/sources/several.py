@@ -41,6 +41,7 @@ class Several:
         self.sources = list(sources)
         self._parts: dict[str, dict[Key, list[Part]]] = {}
         self._ids: dict[Key, str] = {}
+        self._namesakes: set[str] = set()
         self._jobs: dict[str, list[tuple[Part, str]]] = {}
         self._log_places: OrderedDict[int, dict[str, int]] = OrderedDict()
         self._log_number = 0
@@ -49,24 +50,24 @@ class Several:
 
     def snapshot(self) -> Doc:
         """All pictures in one. Raises SourceError only when no source has an answer."""
-        documents: list[Doc] = []
+        answered: list[tuple[Source, str, Doc]] = []
         lost: list[Doc] = []
         parts: dict[str, dict[Key, list[Part]]] = {}
-        taken: dict[str, Source] = {}
         error: SourceError | None = None
         for source in self.sources:
             place = str(getattr(source, "node", ""))
             try:
-                document = source.snapshot()
+                answered.append((source, place, source.snapshot()))
             except SourceError as e:
                 error = error or e
                 if place:
                     lost.append(unreachable(place, e))
-                continue
-            if place and not getattr(source, "cluster_wide", False):
-                for node in [s["node"] for s in document["sources"]]:
-                    if taken.setdefault(node, source) is not source:
-                        document = renamed(document, node, place)
+        self._tell_apart(answered)
+        documents = []
+        for source, place, picture in answered:
+            document = picture
+            for node in {s["node"] for s in picture["sources"]} & self._namesakes if place else ():
+                document = renamed(document, node, place)
             documents.append(document)
             for session in document["sessions"]:
                 self._remember(parts, source, session, place)
@@ -81,6 +82,16 @@ class Several:
         seen = {s["node"] for s in whole["sources"]}
         lost = [one for one in lost if one["node"] not in seen]
         return {**whole, "sources": [*whole["sources"], *lost]} if lost else whole
+
+    def _tell_apart(self, answered: Sequence[tuple[Source, str, Doc]]) -> None:
+        """Machines that call themselves the same are called as they are reached, from then on."""
+        seen: dict[str, Source] = {}
+        for source, _, document in answered:
+            if getattr(source, "cluster_wide", False):
+                continue
+            for node in [s["node"] for s in document["sources"]]:
+                if seen.setdefault(node, source) is not source:
+                    self._namesakes.add(node)
 
     @staticmethod
     def _remember(parts: dict[str, dict[Key, list[Part]]], source: Source, session: Doc, place: str) -> None:
