@@ -15,7 +15,7 @@ from georep_tui.sources.base import Source, SourceError
 from georep_tui.view.asks import CRAWL_BY_GSYNCD
 from georep_tui.view.logs import LEVELS
 from georep_tui.view.status import check, list_rows, status_lines
-from georep_tui.view.text import escape
+from georep_tui.view.text import cut, escape
 from georep_tui.view.units import plural, size, stamp
 from georep_tui.view.verdict import Thresholds, judged
 
@@ -82,6 +82,16 @@ def _only(document: dict[str, Any], name: str) -> dict[str, Any]:
     if not found:
         raise SourceError(f"session {name} is not running", hint="georep-tui list", code="no-session")
     return {**document, "sessions": found}
+
+
+def not_running(session: str, error: SourceError, state_dir: str) -> int:
+    """`--check` without an answer: a known session that does not run is critical, else it cannot be told."""
+    from georep_tui.places import known_session, state_base
+
+    stopped = error.code == "no-session" and session and known_session(state_base(state_dir), session) is not None
+    word, code = ("CRITICAL", 2) if stopped else ("UNKNOWN", 3)
+    output.say(cut(escape(f"GEOREP {word}: {error.text}").replace("|", "/"), 80))
+    return code
 
 
 def list_sessions(document: Mapping[str, Any], stopped: Sequence[tuple[str, str, str]], *, as_json: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +86,8 @@ def _nodes(away: Away, questions: Questions | None) -> list[Source]:
         from georep_tui.sources.gsyncd import GsyncdSource
 
         return [
-            GsyncdSource(Far(place, asker=asker, keyring=keyring, config=away.config), node=place, patience=patience)
+            GsyncdSource(Far(place, asker=asker, keyring=keyring, config=away.config, before=shlex.split(away.command)),
+                         node=place, patience=patience)
             for place in places
         ]  # fmt: skip
     return [

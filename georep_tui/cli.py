@@ -205,19 +205,8 @@ def status(
     except SourceError as e:
         if not check:
             raise
-        code = _not_running(session, e, state_dir)
+        code = asking.not_running(session, e, state_dir)
     _done(code)
-
-
-def _not_running(session: str, error: SourceError, state_dir: str) -> int:
-    """`--check` without an answer: a known session that does not run is critical, else it cannot be told."""
-    from georep_tui.places import known_session, state_base
-    from georep_tui.view.text import cut, escape
-
-    stopped = error.code == "no-session" and session and known_session(state_base(state_dir), session) is not None
-    word, code = ("CRITICAL", 2) if stopped else ("UNKNOWN", 3)
-    output.say(cut(escape(f"GEOREP {word}: {error.text}").replace("|", "/"), 80))
-    return code
 
 
 def _order(method: str, session: str, brick: str, away: Away, *, yes: bool = False) -> None:
@@ -266,16 +255,30 @@ def stop(
 
 
 @app.command()
+def start(
+    session: SESSION,
+    ssh: SSH = [],  # noqa: B006
+    gsyncd: GSYNCD = False,
+    ssh_config: SSH_CONFIG = "",
+) -> None:
+    """Start a stopped session of gsyncd (ours are started by `run`)."""
+    if not gsyncd:
+        raise EngineError("start is for gsyncd's sessions", hint="--gsyncd; ours: georep-tui run", code="usage")
+    _order("start", session, "", Away(ssh, gsyncd, "", ssh_config))
+
+
+@app.command()
 def xsync(
     session: SESSION,
     brick: BRICK = "",
+    yes: Annotated[bool, typer.Option("--yes", help="With --gsyncd: its workers may restart.")] = False,
     ssh: SSH = [],  # noqa: B006
     gsyncd: GSYNCD = False,
     ssh_command: SSH_COMMAND = "",
     ssh_config: SSH_CONFIG = "",
 ) -> None:
     """Compare everything by a hybrid crawl, now."""
-    _order("xsync", session, brick, Away(ssh, gsyncd, ssh_command, ssh_config))
+    _order("xsync", session, brick, Away(ssh, gsyncd, ssh_command, ssh_config), yes=yes)
 
 
 @app.command()
@@ -401,17 +404,22 @@ def config(
         raise EngineError("config: --reset needs OPTION alone", code="usage")
     with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
         code = configure(
-            source, session, option, given, reset=reset, as_json=as_json, local=not (ssh or gsyncd), state_dir=state_dir
+            source, session, option, given, reset=reset, as_json=as_json, local=not (ssh or gsyncd), state_dir=state_dir,
+            gsyncd=gsyncd,
         )
     _done(code)
 
 
 @app.command()
-def doctor(session: SESSION, as_json: JSON = False, state_dir: STATE = "") -> None:
-    """Look for what would keep a session (a file, or a name known here) from running, step by step."""
+def doctor(
+    words: Annotated[list[str], typer.Argument(metavar="SESSION | PRIMARY… SECONDARY")],
+    as_json: JSON = False,
+    state_dir: STATE = "",
+) -> None:
+    """Look for what would keep a session (a file, or a name known here), or two addresses, from being replicated."""
     from georep_tui.doctor import examine
 
-    _done(examine(session, state_dir, as_json=as_json))
+    _done(examine(words, state_dir, as_json=as_json))
 
 
 # ---- for programs ----------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from georep_tui.view.text import escape
 
 def configure(
     source: Source, session: str, option: str, value: str | None, *, reset: bool, as_json: bool, local: bool,
-    state_dir: str,
+    state_dir: str, gsyncd: bool = False,
 ) -> int:  # fmt: skip
     """Show options, or set or reset one; returns the exit code. Raises EngineError, SourceError."""
-    name = find(option).name if option else ""
+    name = (option.replace("-", "_") if gsyncd else find(option).name) if option else ""
     try:
         if value is None and not reset:
             params: dict[str, Any] = {"session": session} | ({"name": name} if name else {})

@@ -8,10 +8,11 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,16 @@ from engine.spec import SessionSpec, check_state, make_spec
 from engine.volume.facts import NEEDED, Gluster, look
 from georep_tui import output, probe
 from georep_tui.places import known_session, session_file, state_base
+from georep_tui.sources.base import SourceError
+from georep_tui.ssh.known import KnownHosts
+from georep_tui.ssh.place import Place, resolve
 from georep_tui.view.text import escape
 from georep_tui.view.units import duration, size
 
 SKEW = 5.0
 """Seconds two clocks may differ unsaid."""
 
+LINKLESS = frozenset(("vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs"))
 LOW_SPACE = 1 << 30
 LOW_INODES = 10_000
 _SIGNS = {"ok": "✔", "warning": "▲", "failed": "✖", "skipped": "·"}
@@ -49,10 +54,15 @@ class Step:
     hint: str = ""
 
 
-def examine(session: str, state_dir: str = "", *, as_json: bool = False) -> int:
-    """Look, and say what was found; exit code 1 when a step failed. Raises EngineError for a word that is no session."""
+def examine(words: Sequence[str], state_dir: str = "", *, as_json: bool = False) -> int:
+    """Look, and say what was found; exit code 1 when a step failed. `words` are a session, or PRIMARY… SECONDARY.
+
+    Raises EngineError for words that are neither.
+    """
+    session = " ".join(words)
     found: list[Step] = []
-    for step in _steps(session, state_base(state_dir)):
+    base = state_base(state_dir)
+    for step in _steps(words[0], base) if len(words) == 1 else _pair(words, base):
         found.append(step)
         if not as_json:
             output.say(f"{_SIGNS[step.result]} {step.step}: {escape(step.text)}")
@@ -63,6 +73,19 @@ def examine(session: str, state_dir: str = "", *, as_json: bool = False) -> int:
     if as_json:
         output.say_json({"session": session, "ok": not bad, "steps": [asdict(s) for s in found]})
     return output.INCOMPLETE if bad else output.DONE
+
+
+def _pair(words: Sequence[str], base: str) -> Iterator[Step]:
+    """Two addresses, as `run` takes them: a session that may be begun."""
+    try:
+        spec = make_spec(words[:-1], words[-1])
+        state = os.path.join(base, spec.name)
+        check_state(state, spec.bricks, spec.secondary)
+        options = Config(state).options
+    except EngineError as e:
+        yield Step("session", "failed", e.text, e.hint)
+        return
+    yield from _look(spec, state, options, " ".join(words[:-1]))
 
 
 def _steps(word: str, base: str) -> Iterator[Step]:
@@ -82,9 +105,14 @@ def _steps(word: str, base: str) -> Iterator[Step]:
     except EngineError as e:
         yield Step("session", "failed", e.text, e.hint)
         return
-    yield Step("session", "ok", f"{name}: {' '.join(primaries)} to {spec.secondary.text}")
+    yield from _look(spec, state, options, " ".join(primaries))
+
+
+def _look(spec: SessionSpec, state: str, options: Options, primaries: str) -> Iterator[Step]:
+    """Everything about one session, from this side to the other."""
+    yield Step("session", "ok", f"{spec.name}: {primaries} to {spec.secondary.text}")
     yield from _state(state)
-    yield _socket(name)
+    yield _socket(spec.name)
     if spec.volume is not None:
         yield from _volume(spec.volume.volume, options)
         yield from _secondary(spec, options, state)
@@ -201,7 +229,11 @@ def _secondary(spec: SessionSpec, options: Options, state: str) -> Iterator[Step
     if where.host is not None:
         client = shutil.which(shlex.split(options.ssh_command)[0])
         if client is None:
-            yield Step("ssh", "failed", f"{options.ssh_command}: no such program", "install OpenSSH's client")
+            yield Step("ssh", "failed", f"{options.ssh_command}: no such program", "apt-get install openssh-client")
+            return
+        named = list(_names(options, where.host, where.user, where.port or options.ssh_port or None))
+        yield from named
+        if any(step.result == "failed" for step in named):
             return
     began = time.monotonic()
     try:
@@ -214,6 +246,37 @@ def _secondary(spec: SessionSpec, options: Options, state: str) -> Iterator[Step
     if where.volume is None:
         yield from _host(seen, spec, options)
     yield from _agent(target, spec, options, state)
+
+
+def _names(options: Options, host: str, user: str | None, port: int | None) -> Iterator[Step]:
+    """Is the host's name known, and its key?"""
+    words = shlex.split(options.ssh_options)
+    file = words[words.index("-F") + 1] if "-F" in words[:-1] else ""
+    try:
+        settings = resolve(Place(host, user, port), file)
+    except SourceError as e:
+        yield Step("name", "failed", e.text, e.hint)
+        return
+    if settings.proxy or settings.jumps:
+        way = settings.proxy or ", ".join(j.host for j in settings.jumps)
+        yield Step("name", "ok", f"{host} is reached through {way}")
+    else:
+        try:
+            found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError) as e:
+            yield Step("name", "failed", f"{settings.host} does not resolve: {e}",
+                       f"add it to /etc/hosts or DNS, or to ~/.ssh/config: Host {host}, HostName ADDRESS")  # fmt: skip
+            return
+        yield Step("name", "ok", f"{host} is {found[0][4][0]} port {settings.port}")
+    known = KnownHosts((*settings.known_hosts, *settings.global_known_hosts))
+    kinds = known.kinds(settings.known_as)
+    for odd in known.odd_about(settings.known_as):
+        yield Step("host key", "warning", f"{odd.where}: {odd.why}", f"correct it, or: ssh-keygen -R {settings.known_as}")
+    if kinds:
+        yield Step("host key", "ok", f"{settings.known_as} is known by {', '.join(kinds)}")
+    elif settings.strict not in ("false", "no", "off"):
+        yield Step("host key", "warning", f"{settings.known_as} is not in {', '.join(settings.known_hosts) or 'any file'}",
+                   f"connect once by hand, as the user the engine runs as: ssh {host} true")  # fmt: skip
 
 
 def _probe(target: SshTarget, root: bytes) -> dict[str, Any]:
@@ -241,22 +304,35 @@ def _probe(target: SshTarget, root: bytes) -> dict[str, Any]:
     raise explain(target.host, done.returncode, words, "python3 gave no answer")
 
 
+def _there(spec: SessionSpec, command: str) -> str:
+    """A command as it is given there."""
+    where = spec.secondary
+    name = f"{where.user}@{where.host}" if where.user else where.host
+    return command if where.host is None else f"ssh {name} {shlex.quote(command)}"
+
+
 def _host(seen: dict[str, Any], spec: SessionSpec, options: Options) -> Iterator[Step]:
     place, shown = seen["place"], os.fsdecode(spec.secondary.path)
     version = tuple(int(v) for v in seen["python"].split("."))
     if version < (3, 9):
-        yield Step("python", "failed", f"{seen['node']} has python {seen['python']}", "3.9 or newer is needed there")
+        yield Step("python", "failed", f"{seen['node']} has python {seen['python']}", "apt-get install python3 (3.9 or newer) there")
     else:
         who = f"uid {seen['uid']}" if seen["uid"] else "root"
         yield Step("python", "ok", f"{seen['python']} on {seen['node']}, as {who}")
     if not seen["exists"] and os.path.dirname(shown.rstrip("/")) != place:
-        yield Step("secondary", "failed", f"{shown}: {os.path.dirname(shown)} does not exist", "make it, or mount it")
+        yield Step("secondary", "failed", f"{shown}: {os.path.dirname(shown)} does not exist",
+                   f"mount it, or make it: {_there(spec, f'mkdir -p {shlex.quote(os.path.dirname(shown))}')}")  # fmt: skip
         return
     if not (seen["read"] and seen["write"] and seen["enter"]) or seen["unnamed"] in ("EACCES", "EROFS", "EPERM"):
         why = "read-only filesystem" if seen["unnamed"] == "EROFS" else "permission denied"
         yield Step("permissions", "failed", f"{place}: {why}", "the replica's directory must be writable there")
         return
     yield Step("permissions", "ok", f"{place} can be written")
+    kind = str(seen.get("filesystem") or "")
+    if kind in LINKLESS:
+        yield Step("hard links", "failed", f"{place} is {kind}, which has no hard links", "a replica wants ext4, xfs or another of Unix")
+    else:
+        yield Step("hard links", "ok", f"{place} is {kind or 'of a kind not known'}")
     if seen["owners"]:
         yield Step("owners", "warning", f"owners cannot be kept: {seen['owners']}", "log in there as root")
     for what, on in (("xattrs", options.sync_xattrs), ("acls", options.sync_acls)):
@@ -274,7 +350,7 @@ def _programs(seen: dict[str, Any], options: Options) -> Iterator[Step]:
     missing = [w for w, there in (("here", shutil.which(shlex.split(command)[0])), (seen["node"], seen[program])) if not there]
     if missing:
         yield Step(program, "failed", f"{program} is missing: {' and '.join(missing)}",
-                   f"install {program}, or sync_method = stream")  # fmt: skip
+                   f"apt-get install {program}, or sync_method = stream")  # fmt: skip
     else:
         yield Step(program, "ok", "on both sides")
 
@@ -302,7 +378,7 @@ def _agent(target: SshTarget, spec: SessionSpec, options: Options, state: str) -
         skew = there - (before + after) / 2
         off = abs(skew) > SKEW + (after - before)
         yield Step("clock", "warning" if off else "ok", f"differs by {duration(abs(skew))}",
-                   "set both by NTP; what is replicated does not depend on it" if off else "")  # fmt: skip
+                   "on both: timedatectl set-ntp true; what is replicated does not depend on it" if off else "")  # fmt: skip
         yield _owner(hello, os.fsdecode(path), _own_id(state))
 
 

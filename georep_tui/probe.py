@@ -22,6 +22,7 @@ def probe(root: str) -> Dict[str, Any]:  # noqa: UP006
     while not os.path.isdir(place) and os.path.dirname(place) != place:
         place = os.path.dirname(place) or "."
     found["place"] = place
+    found["filesystem"] = filesystem(place)
     stat = os.statvfs(place)
     found["free_bytes"], found["free_inodes"] = stat.f_bavail * stat.f_frsize, stat.f_favail
     found["inodes"] = stat.f_files
@@ -46,6 +47,21 @@ def probe(root: str) -> Dict[str, Any]:  # noqa: UP006
     finally:
         os.close(fd)
     return found
+
+
+def filesystem(place: str) -> Optional[str]:  # noqa: UP045
+    """The kind of filesystem that a directory is on; None where that cannot be told."""
+    want, best, kind = os.path.realpath(place), "", None
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as f:
+            for line in f:
+                _, point, name = line.split()[:3]
+                point = point.replace("\\040", " ")
+                if (want + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
+                    best, kind = point, name
+    except (OSError, ValueError):
+        return None
+    return kind
 
 
 def _try(deed: Callable[[], None]) -> Optional[str]:  # noqa: UP045

@@ -114,7 +114,7 @@ def _session_reasons(known: Beside | None) -> list[tuple[str, Doc]]:
         }))  # fmt: skip
     if _unwatched(known):
         found.append(("warning", {
-            "code": "silent-transfers",
+            "code": "unwatched-transfers",
             "text": f"gsyncd with rsync {known.rsync} is known to leave files empty, and its log does not tell here",
             "hint": "config SESSION log_rsync_performance true shows it; sync_method tarssh avoids it",
         }))  # fmt: skip

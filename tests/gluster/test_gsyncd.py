@@ -171,21 +171,20 @@ def test_options_and_a_forced_crawl(session: GsyncdSession, source: GsyncdSource
 def test_a_fault_shows_its_cause(session: GsyncdSession, source: GsyncdSource) -> None:
     name = session.primary.name
     wait_for("Active", lambda: session.states() == {"Active"}, 90)
-    source.command("config_set", {"session": name, "name": "remote_gsyncd", "value": "/nonexistent/gsyncd"})
+    source.command("config_set", {"session": name, "name": "ssh_port", "value": "1"})
     try:
 
         def faulty() -> dict[str, Any] | None:
             source._hurry()
             bricks = mine(session, source)["bricks"]
-            return bricks[0] if {b["status"] for b in bricks} == {"Faulty"} else None
+            return next((b for b in bricks if b["status"] == "Faulty" and b["last_error"]["lines"]), None)
 
         brick = wait_for("Faulty", faulty, 90)
         error = brick["last_error"]
-        assert (error["code"], brick["verdict"]) == ("no-gsyncd", "critical"), error
-        assert "remote-gsyncd" in error["hint"] and error["lines"]
-        equal(session, source)
+        assert (error["code"], brick["verdict"]) == ("ssh-refused", "critical"), error
+        assert "ssh_port" in error["hint"] and any("refused" in line for line in error["lines"])
     finally:
-        source.command("config_reset", {"session": name, "name": "remote_gsyncd"})
+        source.command("config_reset", {"session": name, "name": "ssh_port"})
     wait_for("Active", lambda: session.states() == {"Active"}, 120)
 
 
@@ -238,7 +237,7 @@ def test_from_afar_and_by_commands(session: GsyncdSession, sshd: Sshd, scratch: 
         jsonschema.validate(document, SCHEMA)
         assert document["sessions"][0]["name"] == product.name
         assert product.command("failures", product.name, *where).returncode == 0
-        assert "gsyncd" in product.command("logs", product.name, "-n", "5", *where).stdout
+        assert "worker" in product.command("logs", product.name, "-n", "5", *where).stdout
         assert product.command("config", product.name, "sync_method", *where).stdout.split()[:2] == ["value", "tarssh"]
     done = product.command("xsync", product.name, "--gsyncd")
     assert (done.returncode, "--yes" in done.stderr, "deletes and renames" in done.stdout) == (2, True, True)

@@ -160,7 +160,7 @@ def test_transfers_that_moved_nothing_are_an_alarm_SYN_5() -> None:
 def test_where_the_log_cannot_tell_that_is_said_SYN_5() -> None:
     beside = Beside(options={"sync_method": "rsync", "log_rsync_performance": "false"}, rsync="3.5.0")
     session = status(beside=beside)
-    assert (session["verdict"], session["reasons"][-1]["code"]) == ("warning", "silent-transfers")
+    assert (session["verdict"], session["reasons"][-1]["code"]) == ("warning", "unwatched-transfers")
     for change in ({"sync_method": "tarssh"}, {"log_rsync_performance": "true"}):
         assert status(beside=Beside(options=beside.options | change, rsync="3.5.0"))["verdict"] == "ok"
     assert status(beside=Beside(options=beside.options, rsync="3.2.7"))["verdict"] == "ok"
