@@ -135,6 +135,8 @@ class GlusterFeed:
         self._whole = True
         self._since: float | None = None
         self._history = True
+        self._closed = -1
+        """The unix second at which the last crawl began: it has closed every hole that ended until then."""
         self._rolled = threading.Condition()
         self._stopped = False
         self._watch = Rollovers(journal.root, self._told)
@@ -213,6 +215,7 @@ class GlusterFeed:
         self._reason = None
         self._remember(None)
         self._cursor = max(self._cursor, Mark(began - 1, 0))
+        self._closed = began
 
     # ---- slices ----------------------------------------------------------------------------------------------
 
@@ -221,7 +224,7 @@ class GlusterFeed:
         if self._crawl is not None or self._ready:
             return
         found = self.journal.pending(self._cursor)
-        holes = self.journal.holes(self._cursor)
+        holes = [h for h in self.journal.holes(self._cursor) if h.end > self._closed]
         if holes:
             # nothing after a hole is applied before the crawl that closes it: the mark must not pass it
             found = [log for log in found if log.suffix <= min(h.start for h in holes)]
