@@ -15,8 +15,10 @@ class Line:
     `sent` and `received` count the bytes that went towards the target and came back, over all connections.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, delay: float = 0.0) -> None:
+        """`delay`: seconds every byte is on its way, in either direction."""
         self.target = target
+        self.delay = delay
         self.sent = 0
         self.received = 0
         self._open: set[asyncio.StreamWriter] = set()
@@ -99,8 +101,37 @@ class Line:
                     end.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, out: bool) -> None:
+        if self.delay:
+            late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(256)
+            await asyncio.gather(self._enter(reader, late), self._leave(late, writer, out=out))
+            return
         while data := await reader.read(1 << 18):
             await self._flows.wait()
+            if out:
+                self.sent += len(data)
+            else:
+                self.received += len(data)
+            writer.write(data)
+            await writer.drain()
+        with contextlib.suppress(OSError, RuntimeError):
+            writer.write_eof()
+
+    async def _enter(self, reader: asyncio.StreamReader, late: asyncio.Queue[tuple[float, bytes]]) -> None:
+        while True:
+            data = await reader.read(1 << 16)
+            await late.put((self._loop.time() + self.delay, data))
+            if not data:
+                return
+
+    async def _leave(
+        self, late: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, *, out: bool
+    ) -> None:
+        while True:
+            due, data = await late.get()
+            await asyncio.sleep(max(0.0, due - self._loop.time()))
+            await self._flows.wait()
+            if not data:
+                break
             if out:
                 self.sent += len(data)
             else:
