@@ -310,14 +310,18 @@ class Batches:
             self._content(todo, result)
             self.status.batch_phase("meta")
             self._attributes(todo, result)
+        failed: set[Gfid] = set()
+        """Objects of which something failed: should they vanish, the secondary may have them where no record says."""
         for _ in range(self.options.max_rsync_retries):
+            failed.update(p.gfid for p in result.problems)
+            failed.update(p.found for p in result.problems if p.found)
             if not result.problems and not result.gone:
                 return
             if result.gone:
                 # not where the index had them: the next slice knows where they are
                 feed.close_now(30)
-            # what is in the index no more has vanished: its removal is on its way (SYN-6)
-            moved = [g for g in dict.fromkeys(result.gone) if self.view.index.has(g)]
+            # what else is in the index no more has vanished: its removal is on its way (SYN-6)
+            moved = [g for g in dict.fromkeys(result.gone) if g in failed or self.view.index.has(g)]
             again = [Problem(g, None, "DATA", 0, "moved") for g in moved]
             problems, result.problems, result.gone = result.problems + again, [], []
             self._foreign(problems)
