@@ -160,6 +160,8 @@ class Differ:
             self._end_of_walk()
         if not self._walking and not self.crawling and len(self.records) < self.budget:
             self._empty_limbo()
+        for slot, flags in self._again:
+            self._carried[slot] = self._carried.get(slot, 0) | flags
         return self.records
 
     @property
@@ -213,6 +215,13 @@ class Differ:
                 seen = None
         self._compare(slot, before, seen, change)
         return True
+
+    def _look_or_later(self, slot: Slot) -> bool:
+        """The same; a slot that can't be reached yet is looked at again, in this slice or the next."""
+        if self._look(slot):
+            return True
+        self._again.append((slot, ENTRY))
+        return False
 
     def _times_of(self, parents: set[Gfid]) -> None:
         """Directories whose names came and went have other times, even where nothing else is left of it."""
@@ -277,9 +286,8 @@ class Differ:
         # where it was known to be: gone from there (a rename), or still there (a link)?
         for row in self.index.rows(seen.gfid):
             if row.parent != LIMBO:
-                if row.slot not in self._looked and not self._look(row.slot):
+                if row.slot not in self._looked and not self._look_or_later(row.slot):
                     self._removed[row.slot] = row
-                    self._again.append((row.slot, ENTRY))
             self._changed(row, seen, 0)
 
     def _changed(self, before: Row, seen: Seen, flags: int) -> None:
@@ -308,7 +316,7 @@ class Differ:
         seen = self._added[place] if place is not None else self.view.see(gfid, handle)
         if seen is None:
             for row in rows:
-                self._look(row.slot)
+                self._look_or_later(row.slot)
             if not self.view.by_handle:
                 self._carried_objects[gfid] = self._carried_objects.get(gfid, 0) | flags
             return
@@ -337,7 +345,7 @@ class Differ:
                     row = self.index.row(gfid)
                     if row is not None:
                         self._looked.discard(row.slot)
-                        self._look(row.slot)
+                        self._look_or_later(row.slot)
                         self._settle()
                         self._later(gfid)
                     continue
@@ -421,7 +429,7 @@ class Differ:
             after = rows[-1].name
             for row in rows:
                 if row.name not in there:
-                    self._look(row.slot)
+                    self._look_or_later(row.slot)
 
     def _end_of_walk(self) -> None:
         """Everything has been seen: what was missing and was found nowhere is gone."""
@@ -433,7 +441,7 @@ class Differ:
             self.index.undefer(slots)
             for slot in slots:
                 self._looked.discard(slot)
-                self._look(slot)
+                self._look_or_later(slot)
             self._settle()
             crawling, self.crawling = self.crawling, False
             self._removals()
