@@ -88,6 +88,8 @@ class Recorder:
         self._walked = 0.0
         self._rewalk: set[Gfid] = set()
         self._late: set[Gfid] = set()
+        self._unwatched: dict[Gfid, bool] = {}
+        """Files to be watched for themselves that were not where the index had them, and how sure that is."""
         self._unreadable: set[Gfid] = set()
         self._lock = threading.Lock()
         self._ready: deque[Closed] = deque()
@@ -352,6 +354,9 @@ class Recorder:
         self._watch_each_file()
         walking = self.differ.pending and not self._scrubbing
         records = self.differ.slice(dirty.slots, dirty.objects, dirty.handles)
+        unwatched, self._unwatched = self._unwatched, {}
+        for gfid, sure in unwatched.items():
+            self._watch_shared(gfid, sure)
         self.identity.check()
         if self.differ.unreadable:
             with self._lock:
@@ -468,7 +473,12 @@ class Recorder:
         """A file that has or may get names outside the tree, where only the file itself can be watched."""
         try:
             fd = self.view.open_file(gfid)
-        except (Gone, OSError):
+        except Gone:
+            if self.index.has(gfid):  # on the move: the next slice knows where it is
+                self._unwatched[gfid] = sure
+                self.source.wake.set()
+            return
+        except OSError:
             return
         try:
             self.source.watch_object(gfid, fd, sure)
