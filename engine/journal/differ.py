@@ -235,6 +235,7 @@ class Differ:
             try:
                 st = os.fstat(self.view.dir_fd(gfid))
             except Gone:
+                self._carried_objects[gfid] = self._carried_objects.get(gfid, 0) | META
                 continue
             if st.st_mtime_ns != row.mtime_ns or st.st_ctime_ns != row.ctime_ns:
                 self.records.append(MetaChange(gfid, SETATTR))
