@@ -23,9 +23,6 @@ DATA, META, ENTRY = 1, 2, 4
 SETATTR, CHECK = 38, 33
 """Fops of M records: attributes; attributes and perhaps content (XATTROP: the content is compared, CHG-7)."""
 
-TRIES = 3
-"""Slices in which a directory that is not where the index has it is looked for."""
-
 RACY_NS = 20_000_000
 """A file changed less than this before it was looked at may change again without its times showing it."""
 
@@ -84,10 +81,9 @@ class Differ:
         self._carried: dict[Slot, int] = {}
         self._carried_objects: dict[Gfid, int] = {}
         """What could not be reached in this slice, for the next one."""
-        self._unreached: dict[Gfid, int] = {}
-        """Directories that moved while they were to be listed, and how often that was tried: the move is known in the
-        next slice or the one after, or they are gone."""
-        self._tried: dict[Gfid, int] = {}
+        self._unreached: list[Gfid] = []
+        """Directories that moved while they were to be listed: they are tried again when the move is known, as long as
+        the index has them."""
         self.crawling = False
         """A whole walk is under way: what is missing may be found elsewhere, so nothing is deleted before its end."""
         self._listing: tuple[Gfid, list[bytes]] | None = None
@@ -123,7 +119,7 @@ class Differ:
         self._reset()
         self._now_ns = time.time_ns()
         self.walk.extend(self._unreached)
-        self._tried, self._unreached = self._unreached, {}
+        self._unreached = []
         if self._root_due:
             self._root_due = False
             self.records.append(MetaChange(ROOT, SETATTR))
@@ -156,7 +152,7 @@ class Differ:
         self._times_of({parent for (parent, _), flags in slots.items() if flags & ENTRY})
         self._continue_walk()
         self._removals()
-        if not self._walking and not self._unreached and len(self.records) < self.budget:
+        if not self._walking and len(self.records) < self.budget:
             self._end_of_walk()
         if not self._walking and not self.crawling and len(self.records) < self.budget:
             self._empty_limbo()
@@ -348,7 +344,7 @@ class Differ:
                         self._looked.discard(row.slot)
                         self._look_or_later(row.slot)
                         self._settle()
-                        self._later(gfid)
+                        self._unreached.append(gfid)
                     continue
                 except PermissionError:
                     self.unreadable.append(gfid)
@@ -360,18 +356,12 @@ class Differ:
             try:
                 self._list_some(gfid, names[:room])
             except Gone:
-                self._later(gfid)
+                self._unreached.append(gfid)
                 names = []
             self._listing = (gfid, names[room:]) if len(names) > room else None
             self._settle()
             if self.on_step is not None:
                 self.on_step()
-
-    def _later(self, gfid: Gfid) -> None:
-        """List a directory in the next slice: it is where the index has it no more."""
-        tries = self._tried.get(gfid, 0) + 1
-        if tries <= TRIES:
-            self._unreached[gfid] = tries
 
     def _list_some(self, gfid: Gfid, names: list[bytes]) -> None:
         """Compare some names of a directory; those of objects never seen are emitted at once."""
@@ -576,7 +566,7 @@ class Differ:
     def _removals(self) -> None:
         """Emit the removal of what was found nowhere; while directories are still to be listed, only remember it."""
         removed, self._removed = self._removed, {}
-        if self.crawling or self._walking or self._unreached:
+        if self.crawling or self._walking:
             alone = []
             for slot, row in removed.items():
                 if len(self.index.rows(row.gfid)) > 1:
