@@ -238,9 +238,7 @@ class Applier:
             if at.parent == LIMBO:
                 continue
             try:
-                seen = self.view.look(at.parent, at.name)
-                if seen is not None and seen.gfid == gfid:
-                    return self.view.link_text(at)
+                return self.view.link_text(at, gfid)
             except Gone:
                 continue
         return None

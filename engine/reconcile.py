@@ -134,7 +134,7 @@ class Reconciler:
         link = None
         if stat.is_symlink:
             try:
-                link = self.view.link_text(rows[0].slot)
+                link = self.view.link_text(rows[0].slot, gfid)
             except Gone:
                 result.gone.append(gfid)
                 return

@@ -173,7 +173,7 @@ class Comparison:
             wrong.append("device number")
         if kind == _stat.S_IFLNK:
             try:
-                if self.view.link_text(slot) != other["link"]:
+                if self.view.link_text(slot, gfid) != other["link"]:
                     wrong.append("link text")
             except Gone:
                 return ""

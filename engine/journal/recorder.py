@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -471,19 +472,21 @@ class Recorder:
 
     def _watch_shared(self, gfid: Gfid, sure: bool) -> None:
         """A file that has or may get names outside the tree, where only the file itself can be watched."""
+        row = self.index.row(gfid)
+        if row is None or row.kind != stat.S_IFREG:
+            return
         try:
             fd = self.view.open_file(gfid)
         except Gone:
-            if self.index.has(gfid):  # on the move: the next slice knows where it is
-                self._unwatched[gfid] = sure
-                self.source.wake.set()
+            self._unwatched[gfid] = sure  # on the move: the next slice knows where it is
+            self.source.wake.set()
             return
         except OSError:
             return
         try:
             self.source.watch_object(gfid, fd, sure)
-            st, row = os.fstat(fd), self.index.row(gfid)
-            if row is not None and (st.st_size, st.st_mtime_ns) != (row.size, row.mtime_ns):
+            st = os.fstat(fd)
+            if (st.st_size, st.st_mtime_ns) != (row.size, row.mtime_ns):
                 self._late.add(gfid)  # written between being looked at and being watched
                 self.source.wake.set()
         finally:

@@ -99,8 +99,8 @@ class View(Protocol):
     def xattrs_of(self, fd: int) -> dict[bytes, bytes]:
         """What travels of the xattrs of an open file or directory."""
 
-    def link_text(self, slot: Slot) -> bytes:
-        """The text of the symlink in a slot."""
+    def link_text(self, slot: Slot, gfid: Gfid) -> bytes:
+        """The text of that symlink, which was last seen in that slot."""
 
     def list_dir(self, gfid: Gfid) -> list[bytes]:
         """The names in a directory, those of this brick."""

@@ -471,15 +471,15 @@ class GlusterView:
             os.close(self._fds.popitem(last=False)[1])
         return fd
 
-    def link_text(self, slot: Slot) -> bytes:
-        """The text of a symlink. Raises Gone."""
+    def link_text(self, slot: Slot, gfid: Gfid) -> bytes:
+        """The text of that symlink, wherever it is. Raises Gone."""
         try:
-            return os.readlink(handle(self.brick, slot.parent) + b"/" + slot.name)
+            return os.readlink(handle(self.brick, gfid))
         except OSError as e:
             if e.errno not in (*_GONE, errno.EINVAL):
                 raise
         try:
-            return os.readlink(self.mount.path(slot.parent) + b"/" + slot.name)
+            return os.readlink(self.mount.path(gfid))
         except OSError as e:
             if e.errno in (*_GONE, errno.EINVAL):
                 raise Gone(slot) from e

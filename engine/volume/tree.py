@@ -332,10 +332,16 @@ class TreeView:
             self._directories[gfid] = None if row is None or above is None else os.path.join(above, row.name)
         return self._directories[gfid]
 
-    def link_text(self, slot: Slot) -> bytes:
-        """The text of a symlink. Raises Gone."""
+    def link_text(self, slot: Slot, gfid: Gfid) -> bytes:
+        """The text of that symlink, expected in that slot. Raises Gone where another object has the name by now."""
         try:
-            return os.readlink(slot.name, dir_fd=self.dir_fd(slot.parent))
+            fd = os.open(slot.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.dir_fd(slot.parent))
+            try:
+                if gfid_of(self.brick_id, name_to_handle(fd, b"")) != gfid:
+                    raise Gone(slot)
+                return os.readlink(b"", dir_fd=fd)
+            finally:
+                os.close(fd)
         except OSError as e:
             if e.errno in (*_GONE, errno.EINVAL):
                 raise Gone(slot) from e
