@@ -114,7 +114,7 @@ def test_a_life_of_a_session(session: GsyncdSession, source: GsyncdSource, lab: 
     for number_ in range(30):
         (mount / f"file-{number_}").write_bytes(b"x" * 5000)
     there = lab.mount(session.secondary)
-    wait_for("the files", lambda: sum(f.stat().st_size for f in there.iterdir() if f.is_file()) == 150_000, 60)
+    wait_for("the files", lambda: sum(f.stat().st_size for f in there.iterdir() if f.is_file()) == 150_000, 120)
     equal(session, source)
 
     def told() -> bool:
@@ -168,6 +168,7 @@ def test_options_and_a_forced_crawl(session: GsyncdSession, source: GsyncdSource
     equal(session, source)
 
 
+@pytest.mark.long
 def test_a_fault_shows_its_cause(session: GsyncdSession, source: GsyncdSource) -> None:
     name = session.primary.name
     wait_for("Active", lambda: session.states() == {"Active"}, 90)
@@ -188,6 +189,7 @@ def test_a_fault_shows_its_cause(session: GsyncdSession, source: GsyncdSource) -
     wait_for("Active", lambda: session.states() == {"Active"}, 120)
 
 
+@pytest.mark.long
 def test_files_that_arrive_empty_are_an_alarm_SYN_5(session: GsyncdSession, source: GsyncdSource, lab: Lab) -> None:
     """With an rsync that reads /proc/PID/cwd as text, gsyncd reports success and every file there is empty."""
     version = run("rsync", "--version").split()[2]
