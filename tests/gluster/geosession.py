@@ -77,12 +77,14 @@ class GsyncdSession:
         return {p["status"] for p in self.pairs()}
 
     def __exit__(self, *_: object) -> None:
-        for words in (("stop", "force"), ("delete",)):
-            with contextlib.suppress(GlusterError):  # stopped already
-                self.command(*words)
-        if self._added and self._keys.exists():
-            kept = [x for x in self._keys.read_text().splitlines() if x not in self._added]
-            self._keys.write_text("".join(f"{x}\n" for x in kept))
-        if self._sshd is not None:
-            self._sshd.kill()
-            self._sshd.wait()
+        try:
+            for words in (("stop", "force"), ("delete",)):
+                with contextlib.suppress(GlusterError):  # stopped already
+                    self.command(*words)
+        finally:  # whatever glusterd says, the person's keys are as they were
+            if self._added and self._keys.exists():
+                kept = [x for x in self._keys.read_text().splitlines() if x not in self._added]
+                self._keys.write_text("".join(f"{x}\n" for x in kept))
+            if self._sshd is not None:
+                self._sshd.kill()
+                self._sshd.wait()
