@@ -65,11 +65,7 @@ def describe(name: str) -> Volume:
             raise CallError(f"{one} is not installed on {os.uname().nodename}", "no-gluster",
                             "install glusterfs-server (or glusterfs-client and glusterfs-cli) there", errno.ENOENT)  # fmt: skip
     version = _version()
-    try:
-        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
-    except OSError as e:
-        raise CallError(f"/dev/fuse cannot be opened ({e.strerror})", "no-fuse",
-                        "load the module (modprobe fuse), or allow the device in this container", e.errno or 0) from e  # fmt: skip
+    _need_fuse()
     root = _ask()
     found = next((v for v in root.iter("volume") if v.findtext("name") == name), None)
     if found is None:
@@ -85,6 +81,16 @@ def describe(name: str) -> Volume:
             raise CallError(f"volume {name} is read-only ({option} is on)", "volume-readonly",
                             f"gluster volume set {name} {option} off", errno.EROFS)  # fmt: skip
     return _volume(name, found, options, version)
+
+
+def _need_fuse() -> None:
+    try:
+        if os.stat("/dev/fuse").st_rdev != os.makedev(10, 229):
+            raise OSError(errno.ENODEV, "it is not the device")
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as e:
+        raise CallError(f"/dev/fuse cannot be used ({e.strerror})", "no-fuse",
+                        "load the module (modprobe fuse), or allow the device in this container", e.errno or 0) from e  # fmt: skip
 
 
 def _volume(name: str, found: ElementTree.Element, options: dict[str, str], version: str) -> Volume:

@@ -76,7 +76,7 @@ class Mount:
         self._guardian = subprocess.Popen(["sh", "-c", script, self._at], stdin=subprocess.PIPE,
                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
 
-    def wait(self, seconds: float = 30.0) -> None:
+    def wait(self, seconds: float = 10.0) -> None:
         """Wait until all subvolumes are up. CallError `volume-incomplete`."""
         until = time.monotonic() + seconds
         pause = threading.Event()

@@ -28,6 +28,7 @@ _NEWFILE = "glusterfs.gfid.newfile"
 _GFID = "glusterfs.gfid.string"
 _PATHS = "glusterfs.gfidtopath"
 _PATH_OF_DIRECTORY = "glusterfs.gfid2path"
+_NOTE = "trusted.gfid2path."
 _DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _REAL = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -270,17 +271,26 @@ class Objects:
             raise
         if directory:
             return [raw.split(b"/")[1:]]
-        # joined by ":", which names may hold: a path is what leads to the object
+        return self._split(raw, gfid)
+
+    def _split(self, raw: bytes, gfid: Gfid) -> list[list[bytes]]:
+        """Paths that are joined by ":", which names may hold too, so a path is what leads to the object.
+
+        GlusterFS 10 writes each last name over the one before it: of a longer one, the end stays behind it.
+        """
         pieces = raw.split(b":/")
-        pieces[0] = pieces[0].removeprefix(b"/") if hasattr(bytes, "removeprefix") else pieces[0][1:]
+        pieces[0] = pieces[0][1:]
         found: list[list[bytes]] = []
-        at = 0
+        before, at = b"", 0
         while at < len(pieces):
             for end in range(at + 1, len(pieces) + 1):
-                parts = b":/".join(pieces[at:end]).split(b"/")
-                if self._leads_to(parts, gfid):
-                    found.append(parts)
-                    at = end - 1
+                *above, last = b":/".join(pieces[at:end]).split(b"/")
+                lengths = [len(last), *(n for n in range(len(last) - 1, 0, -1) if last[n:] == before[n:])]
+                whole = next((n for n in lengths if self._leads_to([*above, last[:n]], gfid)), 0)
+                if whole:
+                    if [*above, last[:whole]] not in found:
+                        found.append([*above, last[:whole]])
+                    before, at = last, end - 1
                     break
             at += 1
         return found
@@ -311,23 +321,52 @@ class Objects:
         return fd
 
     def names(self, gfid: Gfid, directory: bool) -> list[Slot]:
-        """All names of an object, by the gfids of their directories."""
+        """All names of an object, by the gfids of their directories; each was just seen to hold it."""
+        if self._bricks is not None:
+            slots = self._names_on_bricks(gfid, directory)
+        else:
+            slots = list(filter(None, (self._slot_of(parts) for parts in self.paths(gfid, directory))))
         found: list[Slot] = []
-        for parts in self.paths(gfid, directory):
-            if not parts:
+        for slot in dict.fromkeys(slots):
+            try:
+                st = self.look(slot)
+            except OpError:
                 continue
-            parent = ROOT
-            if len(parts) > 1:
-                try:
-                    fd = self.walk(parts[:-2])
-                except OSError:
-                    continue
-                try:
-                    parent = gfid_of(b"/proc/self/fd/%d/%s" % (fd, parts[-2]))
-                finally:
-                    os.close(fd)
-            if parent:
-                found.append(Slot(parent, parts[-1]))
+            if st is not None and st.st_ino == inode_of(gfid):
+                found.append(slot)
+        return found
+
+    def _slot_of(self, parts: list[bytes]) -> Optional[Slot]:
+        if len(parts) < 2:
+            return Slot(ROOT, parts[0]) if parts else None
+        try:
+            fd = self.walk(parts[:-2])
+        except OSError:
+            return None
+        try:
+            parent = gfid_of(b"/proc/self/fd/%d/%s" % (fd, parts[-2]))
+        finally:
+            os.close(fd)
+        return Slot(parent, parts[-1]) if parent else None
+
+    def _names_on_bricks(self, gfid: Gfid, directory: bool) -> list[Slot]:
+        """What the bricks themselves have noted: a directory's handle, a file's xattrs (which may be outdated)."""
+        found: list[Slot] = []
+        text = text_of(gfid)
+        below = f"/.glusterfs/{text[:2]}/{text[2:4]}/{text}".encode()
+        for brick in self._bricks or ():
+            path = brick + below
+            try:
+                if directory:
+                    notes = [b"/".join(os.readlink(path).rsplit(b"/", 2)[-2:])]
+                else:
+                    keys = os.listxattr(path, follow_symlinks=False)
+                    notes = [os.getxattr(path, k, follow_symlinks=False) for k in keys if k.startswith(_NOTE)]
+            except FileNotFoundError:
+                continue
+            for note in notes:
+                parent, _, name = note.rstrip(b"\0").partition(b"/")
+                found.append(Slot(uuid.UUID(parent.decode("ascii")).bytes, name))
         return found
 
     def open_real(self, gfid: Gfid, flags: int = _REAL) -> int:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ HOST = "georep-test"
 ADDRESS = "127.0.0.2"
 
 _HOSTS = Path("/etc/hosts")
-_LOCK = Path("/run/georep-test-gluster.lock")
+_LOCK = Path("/run/georep-test-gluster.made")
 _PID = Path("/run/georep-test-glusterd.pid")
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _ENV = {**os.environ, "PATH": _PATH, "LC_ALL": "C.UTF-8"}
@@ -80,23 +80,34 @@ class Base:
     """The node itself. Several test runs may use it at once: it is removed when the last of them ends."""
 
     def __init__(self) -> None:
-        self._fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            made = self._read()
+        self._users = os.open(f"{_LOCK}.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._alone() as fd:
+            made = self._read(fd)
             self._name(made)
             self._address(made)
             self._daemon(made)
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, json.dumps(made).encode(), 0)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        fcntl.flock(self._fd, fcntl.LOCK_SH)
+            self._write(fd, made)
+            fcntl.flock(self._users, fcntl.LOCK_SH)
 
-    def _read(self) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[int]:
+        """While something is made or removed; what was made is noted in the file."""
+        fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield fd
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _write(fd: int, made: dict[str, Any]) -> None:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(made).encode(), 0)
+
+    @staticmethod
+    def _read(fd: int) -> dict[str, Any]:
         with contextlib.suppress(ValueError):
-            found = json.loads(os.pread(self._fd, 10_000, 0))
+            found = json.loads(os.pread(fd, 10_000, 0))
             if isinstance(found, dict):
                 return found
         return {}
@@ -131,18 +142,17 @@ class Base:
 
     def close(self) -> None:
         """Let go; the last one removes what was made here."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            return
-        try:
-            made = self._read()
+        with self._alone() as fd:
+            try:
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            finally:
+                os.close(self._users)
+            made = self._read(fd)
             if made and not gluster("volume", "list").strip():
                 self._remove(made)
-                os.ftruncate(self._fd, 0)
-        finally:
-            os.close(self._fd)
+                self._write(fd, {})
 
     @staticmethod
     def _remove(made: dict[str, Any]) -> None:

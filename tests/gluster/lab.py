@@ -98,10 +98,15 @@ class Lab:
         """`gluster volume set`. GlusterError."""
         gluster("volume", "set", volume.name, option, value)
 
-    @staticmethod
-    def start(volume: Volume, force: bool = False) -> None:
-        """Start it, or, with `force`, those bricks of it that are dead."""
-        gluster("volume", "start", volume.name, *(["force"] if force else []))
+    def start(self, volume: Volume, force: bool = False) -> None:
+        """Start it, or, with `force`, those bricks of it that are dead; returns when all bricks run."""
+
+        def run() -> bool:
+            # right after a brick's death glusterd may not know of it yet, and start nothing
+            gluster("volume", "start", volume.name, *(["force"] if force else []))
+            return all(self.brick_pid(volume, b) for b in volume.bricks)
+
+        wait_for("all bricks", run)
 
     @staticmethod
     def stop(volume: Volume) -> None:
