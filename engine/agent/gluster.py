@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import os
 import secrets
-import threading
 import time
 import uuid
 from typing import Any, Optional
 
 from engine.agent import gluster_repair, system
+from engine.agent.gluster_barrier import PREFIX, Barrier, clear_left
 from engine.agent.gluster_content import GlusterContents, open_regular
 from engine.agent.gluster_entries import GlusterEntries
 from engine.agent.gluster_info import describe
+from engine.agent.gluster_lease import Lease, read_xattr, write_xattr
 from engine.agent.gluster_listing import Listings, look_at_slot, lookup
 from engine.agent.gluster_mount import Mount
 from engine.agent.gluster_objects import Objects, inode_of, text_of
@@ -34,7 +33,8 @@ MARK = "trusted.georep.mark."
 """Then the id of session and brick: that brick's copy of the mark (MRK-7)."""
 
 _STATE = "/run/georep-tui"
-_INTERNAL = (b".trashcan",)
+_INTERNAL = (b".trashcan", PREFIX)
+"""How names in the root begin that are not replicated."""
 
 
 class Secondary:
@@ -61,7 +61,7 @@ class Secondary:
         owner = read_xattr(fd, OWNER)
         mine = read_xattr(fd, MARK + mark_id(str((owner or {}).get("session") or session), brick)) if brick else None
         with os.scandir(fd) as entries:
-            empty = all(os.fsencode(e.name) in _INTERNAL for e in entries)
+            empty = all(os.fsencode(e.name).startswith(_INTERNAL) for e in entries)
         return {
             "exists": True, "fresh": owner is None, "empty": empty, "session": (owner or {}).get("session"),
             "brick": None if mine is None else mine.get("brick"), "primary": (owner or {}).get("primary"),
@@ -86,19 +86,22 @@ class GlusterTarget:
         self.root_fd = secondary.mount.fd
         self._key = MARK + mark_id(session["session"], session["brick"])
         os.makedirs(_STATE, 0o700, exist_ok=True)
-        self._lock_fd = self._lock(wait)
+        info = secondary.info
+        self._lease = Lease(self.root_fd, info.id, self._key[len(MARK) :], info.own or os.uname().nodename, wait)
         self._gfids_fd = os.open(f"{_STATE}/{secondary.info.id}.gfids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._bricks: list[int] = []
         self._stage: Optional[Mount] = None
         self._stages: dict[str, list[Gfid]] = {}
         try:
             self._own(take_over)
+            clear_left(self.root_fd)
             if secondary.info.all_local:
                 self._bricks = [os.open(b, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for b in secondary.info.local]
         except BaseException:
             self._release()
             raise
         self.pool = Pool()
+        self._barrier = Barrier(self.root_fd, self.pool, secondary.info.subvolumes)
         self.objects = Objects(self.root_fd, secondary.info.local if self._bricks else None, self._gfids_fd)
         self._entries = GlusterEntries(self.objects, self.pool, secondary.several, self._durable)
         self._contents = contents = GlusterContents(self.objects, self.pool, self._durable)
@@ -107,28 +110,6 @@ class GlusterTarget:
         self.file_begin, self.file_data, self.file_hole = contents.begin, contents.data, contents.hole
         self.file_end, self.file_abort = contents.end, contents.abort
         self.page = self._listings.page
-
-    def _lock(self, wait: float) -> int:
-        path = f"{_STATE}/{self._secondary.info.id}-{self._key[len(MARK):]}.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        until = time.monotonic() + wait
-        pause = threading.Event()
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    holder = os.pread(fd, 100, 0).decode("ascii", "replace").strip()
-                    os.close(fd)
-                    raise CallError(
-                        f"volume {self._secondary.info.name} is held by another agent of this brick ({holder or 'unknown'})",
-                        "locked", "stop the other engine, or wait until its line has timed out", errno.EWOULDBLOCK,
-                    ) from None  # fmt: skip
-                pause.wait(0.05)  # there is no lock call with a deadline
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"pid %d\n" % os.getpid(), 0)
-        return fd
 
     def _own(self, take_over: bool) -> None:
         """Note whose it is, unless it is another session's (SAFE-5)."""
@@ -146,7 +127,8 @@ class GlusterTarget:
     # --- verbs
 
     def applying(self) -> None:
-        """Nothing is kept beside the volume."""
+        """Is this still the agent of its brick? CallError."""
+        self._lease.check()
 
     def settle(self) -> None:
         """Close directories that were pushed out."""
@@ -242,10 +224,13 @@ class GlusterTarget:
     def _sync(self) -> None:
         for fd in self._bricks:
             system.syncfs(fd)
+        if not self._bricks:
+            self._barrier.sync()
 
     def commit(self, mark: Optional[dict[str, int]], extra: Optional[dict[str, Any]] = None) -> Result:
         """Everything durable, then the copy of the mark, durable (MRK-6). OSError: nothing is acknowledged."""
         self.objects.settle()
+        self._lease.check()
         self._sync()
         if mark is not None:
             write_xattr(self.root_fd, self._key, {**self.session, "mark": mark, "time": time.time(), **(extra or {})})
@@ -258,6 +243,7 @@ class GlusterTarget:
         """Let go; what was applied is kept either way."""
         del clean
         self._contents.close()
+        self._barrier.close()
         self.pool.close()
         self.objects.close()
         self._release()
@@ -265,31 +251,12 @@ class GlusterTarget:
     def _release(self) -> None:
         if self._stage is not None:
             self._stage.close()
-        for fd in (*self._bricks, self._gfids_fd, self._lock_fd):
+        for fd in (*self._bricks, self._gfids_fd):
             os.close(fd)
         self._bricks = []
+        self._lease.close()
 
 
 def mark_id(session: str, brick: str) -> str:
     """The id of a brick of a session in the names of xattrs."""
     return text_of(uuid.uuid5(uuid.NAMESPACE_URL, f"georep:{session}:{brick}").bytes)
-
-
-def read_xattr(fd: int, name: str) -> Optional[dict[str, Any]]:
-    """A JSON object kept in an xattr of an open directory, None when there is none. OSError."""
-    try:
-        raw = os.getxattr(f"/proc/self/fd/{fd}", name)
-    except OSError as e:
-        if e.errno == errno.ENODATA:
-            return None
-        raise
-    try:
-        found = json.loads(raw)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def write_xattr(fd: int, name: str, value: dict[str, Any]) -> None:
-    """Keep a JSON object in an xattr of an open directory. OSError."""
-    os.setxattr(f"/proc/self/fd/{fd}", name, json.dumps(value).encode())

@@ -56,7 +56,7 @@ class Listings:
         try:
             if not after or self._names[0] != gfid:
                 names = sorted(map(os.fsencode, os.listdir(fd)))
-                self._names = (gfid, [n for n in names if gfid != ROOT or n not in self._internal])
+                self._names = (gfid, [n for n in names if gfid != ROOT or not n.startswith(self._internal)])
             wanted = [n for n in self._names[1] if n > after][:limit]
             entries: list[Optional[dict[str, Any]]] = [None] * len(wanted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,8 @@ from tests.gluster.lab import Lab, Volume
 class VolumeAgent(Agent):
     """An agent that holds a volume; `mount` is a view of it that has nothing cached."""
 
-    def __init__(self, volume: Volume, **params: Any) -> None:
-        super().__init__(b"")
+    def __init__(self, volume: Volume, python: str = sys.executable, **params: Any) -> None:
+        super().__init__(b"", python)
         self.volume = {"host": volume.host, "name": volume.name, "params": "", **params}
 
     def hello(self, **params: Any) -> dict[str, Any]:
@@ -26,10 +27,20 @@ class VolumeAgent(Agent):
         return super().begin(volume=self.volume, **params)
 
 
+def elsewhere(directory: Path) -> str:
+    """A python that runs as on a node that has no brick: it has neither this node's id nor its locks."""
+    script = directory / "elsewhere"
+    hide = "mount --bind /dev/null /var/lib/glusterd/glusterd.info && mkdir -p /run/georep-tui"
+    hide += " && mount -t tmpfs none /run/georep-tui"
+    script.write_text(f"#!/bin/sh\nexec unshare -m sh -c '{hide} && exec \"$0\" \"$@\"' {sys.executable} \"$@\"\n")
+    script.chmod(0o755)
+    return str(script)
+
+
 @contextmanager
-def held(volume: Volume, **params: Any) -> Iterator[VolumeAgent]:
+def held(volume: Volume, python: str = sys.executable, **params: Any) -> Iterator[VolumeAgent]:
     """An agent that has begun; ended cleanly."""
-    with VolumeAgent(volume) as agent:
+    with VolumeAgent(volume, python) as agent:
         agent.hello()
         agent.begin(**params)
         yield agent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.agent.frames import Kind
+from engine.agent.wire import encode_entries
 from tests.agent_side import ROOT, SESSION, create, gfid, mkdir, slot_params
-from tests.gluster.agent_volume import VolumeAgent, held, view
+from tests.gluster.agent_volume import VolumeAgent, elsewhere, held, view
 from tests.gluster.base import gluster, wait_for
 from tests.gluster.lab import Lab, Volume
 from tests.system.places import Mounts
@@ -172,6 +175,80 @@ def test_mrk_6_the_order_of_a_commit(volume: Volume, tmp_path: Path) -> None:
         elif "trusted.georep.mark" in line:
             seen.append("mark")
     assert seen == ["made", "sync", "sync", "mark", "sync", "sync"], seen
+
+
+def test_mrk_6_bricks_of_other_nodes(lab: Lab, fresh: Volume, tmp_path: Path) -> None:
+    """MRK-6: where bricks cannot be synced from here, content is synced file by file, and a file without a name on
+    each brick after the entry operations; nothing of it is seen in the volume."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    mount = view(lab, fresh)
+    d = gfid(1)
+    with held(fresh, elsewhere(tmp_path)) as agent:
+        assert agent.hello()["volume"]["local"] is False
+        agent.entries(mkdir(d, ROOT, b"d"))
+        agent.call("commit", mark={"sec": 1, "nsec": 0})
+        before = os.stat(mount).st_mtime_ns
+        tracers = []
+        for brick in fresh.bricks:
+            trace = tmp_path / brick.name
+            pid = lab.brick_pid(fresh, brick)
+            tracer = subprocess.Popen(["strace", "-f", "-e", "trace=fsync,fdatasync", "-p", str(pid), "-o", str(trace)],
+                                      stderr=subprocess.PIPE, text=True)  # fmt: skip
+            assert tracer.stderr is not None and "attached" in tracer.stderr.readline()
+            tracers.append((tracer, trace))
+        agent.entries(mkdir(gfid(2), d, b"below"))
+        agent.call("commit", mark={"sec": 2, "nsec": 0})
+        after_entries = [t.read_text().count("sync(") for _, t in tracers]
+        files = [create(gfid(100 + i), d, b"f%d" % i, b"x") for i in range(8)]
+        assert agent.entries(*files).failures == []
+        after_files = [t.read_text().count("sync(") for _, t in tracers]
+        for tracer, _ in tracers:
+            tracer.terminate()
+            tracer.wait()
+        assert all(after_entries) and sum(after_files) == sum(after_entries) + 8, (after_entries, after_files)
+        assert os.listdir(mount) == ["d"] and os.stat(mount).st_mtime_ns == before
+        lab.kill_brick(fresh, fresh.bricks[0])
+        lab.start(fresh, force=True)
+        last: list[object] = []
+
+        def commits() -> bool:
+            last[:] = [agent.ask("commit", mark={"sec": 3, "nsec": 0})]
+            return "result" in str(last)
+
+        wait_for("a commit again", commits)
+    assert os.listdir(mount) == ["d"]
+
+
+@pytest.mark.long
+def test_safe_5_agents_on_two_nodes(fresh: Volume, tmp_path: Path) -> None:
+    """SAFE-5: on another node the second waits until the first one's lease has stood still; the first then stops."""
+    first = VolumeAgent(fresh)
+    first.begin()
+    with VolumeAgent(fresh, elsewhere(tmp_path)) as second:
+        answer = second.ask("begin", **SESSION, volume=second.volume, wait=8)
+        assert answer["error"]["code"] == "locked" and f"pid {first.child.pid}" in answer["error"]["text"]
+        first.kill()
+        ident = second.send(Kind.CALL, json.dumps({"method": "begin", "params": {**SESSION, "volume": second.volume, "wait": 60}}).encode())
+        frame = second.reader.read(90)
+        assert frame is not None and frame.id == ident and b"statfs" in frame.payload
+        second.entries(mkdir(gfid(1), ROOT, b"d"))
+
+
+@pytest.mark.long
+def test_safe_5_an_agent_that_lost_its_lease_writes_no_more(lab: Lab, fresh: Volume) -> None:
+    """SAFE-5: however that came about."""
+    mount = view(lab, fresh)
+    with held(fresh) as agent:
+        (lease,) = [x for x in os.listxattr(mount) if x.startswith("trusted.georep.lease.")]
+        os.setxattr(mount, lease, b'{"node": "other", "pid": 1, "name": "there", "turn": 1}')
+
+        def refuses() -> bool:
+            frame = agent.request(Kind.ENTRIES, encode_entries([mkdir(gfid(1), ROOT, b"d")]))
+            return frame.kind == Kind.ERROR
+
+        wait_for("a refusal", refuses)
+        assert agent.ask("commit", mark={"sec": 9, "nsec": 0})["error"]["code"] == "lease-lost"
 
 
 # --- bad input: one line, with what to do, and nothing changed
