@@ -6,13 +6,8 @@ import signal
 
 import pytest
 
-OPEN: tuple[str, ...] = ()
-"""Cases that do not hold yet: skipped visibly, with this reason, unless `--open` asks for them."""
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="full sizes: more seeds, operations, crashes and gigabytes")
-    parser.addoption("--open", action="store_true", help="also the cases that are known not to hold yet")
 
 
 def pytest_configure() -> None:
@@ -21,12 +16,12 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    long, open_ = config.getoption("--long"), config.getoption("--open")
+    long = config.getoption("--long")
     for item in items:
+        if item.nodeid.startswith("tests/gluster/"):
+            item.add_marker(pytest.mark.xdist_group("gluster"))  # one daemon serves them all
         if "long" in item.keywords and not long:
             item.add_marker(pytest.mark.skip(reason="runs with --long"))
-        if item.nodeid.startswith(OPEN) and not open_:
-            item.add_marker(pytest.mark.skip(reason="does not hold yet: run with --open"))
 
 
 @pytest.fixture(scope="session")

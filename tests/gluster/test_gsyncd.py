@@ -24,6 +24,9 @@ from tests.system.runner import Product
 from tests.system.sshd import HOST as SECONDARY
 from tests.system.sshd import Sshd
 
+pytestmark = pytest.mark.long
+"""With a real gsyncd, whose commands can hang a glusterd that starts a brick at the same moment."""
+
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "engine" / "snapshot.schema.json").read_text())
 
 
@@ -168,7 +171,6 @@ def test_options_and_a_forced_crawl(session: GsyncdSession, source: GsyncdSource
     equal(session, source)
 
 
-@pytest.mark.long
 def test_a_fault_shows_its_cause(session: GsyncdSession, source: GsyncdSource) -> None:
     name = session.primary.name
     wait_for("Active", lambda: session.states() == {"Active"}, 90)
@@ -189,7 +191,6 @@ def test_a_fault_shows_its_cause(session: GsyncdSession, source: GsyncdSource) -
     wait_for("Active", lambda: session.states() == {"Active"}, 120)
 
 
-@pytest.mark.long
 def test_files_that_arrive_empty_are_an_alarm_SYN_5(session: GsyncdSession, source: GsyncdSource, lab: Lab) -> None:
     """With an rsync that reads /proc/PID/cwd as text, gsyncd reports success and every file there is empty."""
     version = run("rsync", "--version").split()[2]
