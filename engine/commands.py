@@ -297,8 +297,8 @@ def verify_brick(session: Session, brick: Brick, content: bool, repair: bool, st
                 break
             worker.settle(30)
             mark = brick.primary.marks.stime
-            found = still_different(comparison, found, view.index.path)
-            sure = [d for d in found if settled(view, brick.path, d, mark)]
+            before, found = found, still_different(comparison, found, view.index.path)
+            sure = [d for d in found if settled(view, brick.path, d, mark, before)]
             if last:
                 found = sure  # the others change all the time: they are under way
             elif len(sure) < len(found):

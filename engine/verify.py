@@ -22,12 +22,13 @@ _HASH = 256
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One object that is not the same on both sides. `gfid` is None for what only the secondary has."""
+    """One object that is not the same on both sides. `gfid` is None for what only the secondary has: `found` there."""
 
     path: bytes
     what: str
     gfid: Gfid | None
     slot: Slot
+    found: Gfid | None = None
 
 
 @dataclass(slots=True)
@@ -147,7 +148,7 @@ class Comparison:
             if self.view.elsewhere(Slot(gfid, name)):
                 continue
             below = path + b"/" + name if path else name
-            out.append(Difference(below, "only on the secondary", None, Slot(gfid, name)))
+            out.append(Difference(below, "only on the secondary", None, Slot(gfid, name), other["gfid"]))
         if hash_later:
             report.content += len(hash_later)
             bad = set(differing(self.view, self.link, [g for g, _, _ in hash_later]))
@@ -230,13 +231,14 @@ def still_different(comparison: Comparison, differences: list[Difference], index
     return out
 
 
-def settled(view: View, root: bytes, difference: Difference, mark: Mark) -> bool:
+def settled(view: View, root: bytes, difference: Difference, mark: Mark, before: list[Difference]) -> bool:
     """Was the object last changed before the mark, so that both sides should agree on it (SAFE-3: up to stime)?
 
-    What only the secondary has is settled. `root` is the brick's path.
+    What only the secondary has is, when that very object was there `before`, too: all changes until then have been
+    applied since. `root` is the brick's path.
     """
     if difference.gfid is None:
-        return True
+        return difference in before
     for _, st in view.paths(difference.gfid, root):
         return st.st_ctime < mark.sec
     return False

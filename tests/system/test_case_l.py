@@ -93,7 +93,7 @@ def test_verify_under_load_reports_nothing_false(make: Maker) -> None:
         with working(started):
             let_pass(3)
             code, found = _verify(product, "--content")
-            assert code == 0, found
+            assert code == 0, json.dumps(found)
             finish(started)
         converged(product, setting.primary, setting.secondary, since=time.monotonic())
 

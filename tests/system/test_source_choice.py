@@ -278,7 +278,7 @@ def test_inotify_is_the_same_for_an_ordinary_user(ordinary: OrdinaryUser) -> Non
         pytest.skip("this user runs the tests themselves")
     done = subprocess.run(
         [*ordinary.prefix, ordinary.python, "-m", "pytest", "-p", "no:cacheprovider", "tests/system/test_sources.py",
-         "-k", "inotify-tmpfs"],
+         "-k", "inotify-tmpfs", "-n", "0"],
         cwd=ordinary.project, capture_output=True, text=True,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"},
     )  # fmt: skip
