@@ -292,9 +292,9 @@ def test_lookup_and_slot(agent: Agent, root: Path) -> None:
 def test_an_agent_that_is_not_root_says_what_it_cannot_do(tmp_path: Path) -> None:
     """Owners cannot be given away: EPERM with a reason, the rest applied; files without write permission work."""
     for part in (tmp_path, *tmp_path.parents):
-        if part.owner() != "root" or part.stat().st_mode & 0o7777 != 0o700:
-            continue
         os.chmod(part, 0o755)
+        if part.name.startswith("pytest-of-"):
+            break
     code = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
