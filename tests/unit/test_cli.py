@@ -144,7 +144,8 @@ def test_commands_never_load_textual(place: Place, words: list[str]) -> None:
     assert "loaded []" in place(*words, code=TEXTUAL_FREE).stderr
 
 
-def test_headless_runs_never_load_textual(place: Place) -> None:
+def test_headless_is_light(place: Place) -> None:
+    """Headless runs never load textual."""
     done = place("run", str(place.primary), str(place.secondary), "--no-ui", "--once", code=TEXTUAL_FREE)
     assert (done.returncode, "loaded []" in done.stderr) == (0, True), done.stderr
 
