@@ -15,7 +15,7 @@ from tests.gluster.lab import TOPOLOGIES, Lab
 @pytest.mark.parametrize(
     "topology",
     [
-        pytest.param(t, marks=() if t in ("distribute 2", "arbiter", "disperse") else pytest.mark.long)
+        pytest.param(t, marks=() if t == "distribute 2" else pytest.mark.long)
         for t in TOPOLOGIES
     ],
 )
