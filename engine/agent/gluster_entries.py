@@ -220,6 +220,7 @@ class GlusterEntries:
         here = objects.look(slot)
         if here is not None:
             if here.st_ino == inode_of(gfid):
+                objects.remember(gfid, slot)  # bricks may have lost the handle by which a gfid is found
                 return
             raise OpError(errno.EEXIST, "occupied: another object has this name", objects.gfid_at(slot))
         if objects.exists(gfid) is not None:

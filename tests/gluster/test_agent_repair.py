@@ -158,3 +158,24 @@ def test_con_1_remove_and_clear_slot(side: Side) -> None:
     assert side.agent.call("clear_slot", **slot_params(side.top, b"d"))["cleared"] is False
     assert side.names() == []
     assert side.agent.ask("remove", gfid=ROOT.hex())["error"]["errno"] == errno.EINVAL
+
+
+def test_a_directory_whose_handle_the_bricks_lost(lab: Lab) -> None:
+    """GlusterFS loses handles in rare races of renames: by its name the directory is found again, and used (CON-5)."""
+    volume = lab.volume(2)
+    mount = view(lab, volume)
+    d = gfid(4)
+    with held(volume) as agent:
+        assert agent.entries(mkdir(d, ROOT, b"d")).failures == []
+    text = f"{d.hex()[:8]}-{d.hex()[8:12]}-{d.hex()[12:16]}-{d.hex()[16:20]}-{d.hex()[20:]}"
+    for brick in volume.bricks:
+        (brick / ".glusterfs" / text[:2] / text[2:4] / text).unlink()
+    with held(volume) as agent:
+        op = create(gfid(5), d, b"f", b"x")
+        for failure in agent.entries(op).failures:
+            assert failure.errno == errno.ENOENT and failure.text.startswith("parent")
+        answer = agent.call("place", gfid=d.hex(), slots=[slot_params(ROOT, b"d")], stat=list(directory()), replace=True)
+        assert answer["errno"] == 0
+        assert agent.entries(op).failures == []
+    assert (mount / "d" / "f").read_bytes() == b"x" and gfid_at(mount / "d") == d
+    lab.remove(volume)
