@@ -38,7 +38,7 @@ def basic_seen(s: Path, prefix: str) -> None:
     assert (s / f"{prefix}_d1").is_dir() and (s / f"{prefix}_d4").is_dir()
     assert (s / f"{prefix}_f4").is_file()
     for gone in ("f2", "d2", "f3", "d3"):
-        assert not os.path.lexists(s / f"{prefix}_{gone}")
+        assert not os.path.lexists(s / f"{prefix}_{gone}"), os.stat(s / f"{prefix}_{gone}", follow_symlinks=False)
     assert os.stat(s / f"{prefix}_chown_f1").st_uid == os.stat(s / f"{prefix}_chown_f1").st_gid == 1000
 
 

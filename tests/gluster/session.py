@@ -106,7 +106,11 @@ class Replication:
         try:
             wait_until(holds, 10, check.__name__, pause=0.2)
         except AssertionError:
-            check(self.s, *more)
+            try:
+                check(self.s, *more)
+            except AssertionError as e:
+                held = [f"{b}: {sorted(os.listdir(b))}" for b in self.secondary.bricks]
+                raise AssertionError("\n".join([str(e), *held, self.story()])) from None
 
     def synced_to(self, moment: float, timeout: float = 60) -> None:
         """Wait until every Active brick has got that far (unix time)."""

@@ -15,7 +15,7 @@ from tests.system.sshd import Sshd
 FULL = {"distribute 2": (2, 0), "2 x 2 replica": (2, 2), "2 x (2+1) arbiter": (2, 4), "2 x (2+1) disperse": (2, 4)}
 """Topologies, with how many bricks are Active and Passive."""
 
-DEFAULT = [("distribute 2", "stream"), ("2 x 2 replica", "stream"), ("2 x (2+1) disperse", "stream")]
+DEFAULT = [("distribute 2", "stream"), ("2 x 2 replica", "stream")]
 MATRIX = [
     *(pytest.param(t, e, id=f"{t}-{e}") for t, e in DEFAULT),
     *(

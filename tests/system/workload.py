@@ -179,9 +179,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--objects", type=int, default=2000)
     parser.add_argument("--huge", action="store_true", help="now and then files of 9 MiB, which go by delta")
+    parser.add_argument("--without", action="append", default=[], help="a kind of operation to leave out")
     options = parser.parse_args(arguments)
     if options.huge:
         OPERATIONS["create_huge"] = (create_huge, 2)
+    for kind in options.without:
+        del OPERATIONS[kind]
     os.umask(0o022)
     w = Workload(options.tree, options.outside, options.seed, options.objects)
     w.run(options.operations, options.rate)
