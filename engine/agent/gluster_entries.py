@@ -64,10 +64,11 @@ class GlusterEntries:
         def work(i: int) -> None:
             op = ops[i]
             try:
-                if op.fop == _RMDIR:
-                    self._remove(op, patient=i in waited)
-                else:
-                    self._one(i, op, out)
+                with self._objects.held(op.slot, op.dest):
+                    if op.fop == _RMDIR:
+                        self._remove(op, patient=i in waited)
+                    else:
+                        self._one(i, op, out)
             except Wait:
                 waited.add(i)
                 raise

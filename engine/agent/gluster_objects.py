@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import stat as _stat
 import struct
@@ -51,6 +52,12 @@ class Found(NamedTuple):
 def text_of(gfid: Gfid) -> str:
     """A gfid as GlusterFS writes it."""
     return str(uuid.UUID(bytes=gfid))
+
+
+def _start_of(slot: Slot) -> int:
+    """Which byte of the lock file stands for a name; those of gfids are below."""
+    digest = hashlib.blake2b(slot.parent + slot.name, digest_size=8).digest()
+    return (1 << 62) + (int.from_bytes(digest, "big") >> 3)
 
 
 def inode_of(gfid: Gfid) -> int:
@@ -199,6 +206,21 @@ class Objects:
             yield
         finally:
             fcntl.fcntl(self._lock_fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, 1, 0))
+
+    @contextlib.contextmanager
+    def held(self, *slots: Optional[Slot]) -> Iterator[None]:
+        """Keep agents of other bricks on this node from what these names lead to meanwhile: what was seen there is
+        still there when it is renamed or removed, and what was free is not taken. To be taken before `lock`."""
+        starts = sorted({_start_of(s) for s in slots if s is not None})
+        taken: list[int] = []
+        try:
+            for start in starts:
+                fcntl.fcntl(self._lock_fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0))
+                taken.append(start)
+            yield
+        finally:
+            for start in taken:
+                fcntl.fcntl(self._lock_fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, 1, 0))
 
     def by_gfid(self, gfid: Gfid) -> bytes:
         """A path of an object below the root's descriptor."""

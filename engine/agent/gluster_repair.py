@@ -39,7 +39,8 @@ def place(
     fop = Fop.MKDIR if directory else Fop.LINK
     for slot in slots:
         out = Applied()
-        entries.place(0, EntryOp(fop, gfid, slot, None, stat, link, None, None), slot, out)
+        with objects.held(slot):
+            entries.place(0, EntryOp(fop, gfid, slot, None, stat, link, None, None), slot, out)
     if not directory:
         wanted = set(slots)
         for slot in objects.names(gfid, False):
@@ -117,6 +118,7 @@ def clear_slot(objects: Objects, entries: GlusterEntries, slot: Slot) -> Optiona
 
 
 def _unlink(objects: Objects, slot: Slot, gfid: Gfid) -> None:
-    st = objects.look(slot)
-    if st is not None and st.st_ino == inode_of(gfid):
-        os.unlink(slot.name, dir_fd=objects.directory(slot.parent))
+    with objects.held(slot):
+        st = objects.look(slot)
+        if st is not None and st.st_ino == inode_of(gfid):
+            os.unlink(slot.name, dir_fd=objects.directory(slot.parent))
