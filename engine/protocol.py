@@ -27,7 +27,7 @@ LAG_SLACK = 0.5
 
 READING = frozenset((
     "hello", "ping", "subscribe", "snapshot", "failures", "held", "logs", "operations", "config_get", "verify_status",
-    "decisions", "history", "checkpoints", "xsync_cost",
+    "decisions", "checkpoints",
 ))  # fmt: skip
 """Methods that change nothing: all that a reader may call."""
 
