@@ -638,6 +638,8 @@ class Differ:
         for gfid, flags in self._objects.items():
             seen = self._stats.get(gfid) or self.view.see(gfid)
             if seen is None:
+                if not self.view.by_handle:  # on the move: it is looked at again
+                    self._carried_objects[gfid] = self._carried_objects.get(gfid, 0) | (flags & (DATA | META))
                 continue
             st = seen.st
             if gfid == ROOT:
