@@ -385,6 +385,7 @@ class Holding:
             heal.tidy(self.tree_fd, self.limbo_fd, index)
             purge_foreign = True
         names = self._give_up(purge)
+        spare = self._spare()
         index.commit(durable=True)
         system.syncfs(self.root_fd)
         if mark is not None:
@@ -397,6 +398,11 @@ class Holding:
             self._marked = False
         if tree.mode is None:
             index.forget_idents()
+        for name in spare:
+            try:
+                os.unlink(name, dir_fd=self.limbo_fd)
+            except FileNotFoundError:
+                pass  # the row was all there was
         failed = self._purge(names, purge_foreign, keep_deleted)
         return {"statfs": free_space(self.root_fd), "purge_failed": failed}
 
@@ -434,6 +440,23 @@ class Holding:
             names.append((name, self.tree.origin(gfid)))
         self.tree.came_from = {}
         return names
+
+    def _spare(self) -> list[bytes]:
+        """Names in limbo of files that have a name of their own as well: a crash may leave both. Their rows go."""
+        spare: list[bytes] = []
+        for gfid in list(self.tree.limbo):
+            name = gfid.hex().encode()
+            waiting = self.index.get(LIMBO, name)
+            if waiting is None or waiting.kind == _stat.S_IFDIR:
+                continue
+            for row in self.index.rows(gfid):
+                if row.parent in (LIMBO, heal.NOWHERE) or row.ident != waiting.ident or self.tree.at(row) is None:
+                    continue
+                self.index.remove_slot(LIMBO, name)
+                self.tree.limbo.discard(gfid)
+                spare.append(name)
+                break
+        return spare
 
     def _purge(
         self, names: list[tuple[bytes, Optional[bytes]]], unknown: bool, keep_deleted: Optional[float]

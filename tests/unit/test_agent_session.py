@@ -17,6 +17,7 @@ import pytest
 from engine.agent import wire
 from engine.agent.frames import Kind
 from engine.agent.state import Holding
+from engine.agent.types import LIMBO
 from tests.agent_side import (
     ROOT,
     Agent,
@@ -365,3 +366,14 @@ def test_the_agent_needs_no_file_but_its_modules(tmp_path: Path) -> None:
         agent.begin()
         assert not agent.entries(mkdir(D, ROOT, b"d"), create(A, D, b"a", b"x"), unlink(A, D, b"a")).failures
         agent.call("commit", purge=[A.hex()], mark={"sec": 1, "nsec": 0}, keep_deleted=0)
+
+
+def test_sec_16_a_name_in_limbo_goes_when_its_file_has_another(root: Path) -> None:
+    """What a crash may leave: a file with a name of its own and one in limbo. No link count may show it."""
+    with Agent(root) as agent:
+        agent.begin()
+        agent.entries(create(A, ROOT, b"a"), link(A, ROOT, b"b"), rename(A, (ROOT, b"a"), (LIMBO, A.hex().encode())))
+        assert os.stat(root / "b").st_nlink == 2
+        agent.call("commit", purge=[], mark={"sec": 1, "nsec": 0}, keep_deleted=3600)
+        assert os.stat(root / "b").st_nlink == 1 and not (root / "a").exists()
+        assert os.listdir(root / ".georep/limbo") == [] and agent.call("limbo")["objects"] == []
