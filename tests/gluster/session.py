@@ -94,7 +94,7 @@ class Replication:
             time.sleep(0.2)
 
     def seen(self, check: Callable[..., None], *more: str) -> None:
-        """Have the secondary looked at, again for a while: a mount may have something cached for a second."""
+        """Have the secondary looked at; what a mount that was there before still has cached does not count."""
 
         def holds() -> bool:
             try:
@@ -104,13 +104,16 @@ class Replication:
             return True
 
         try:
-            wait_until(holds, 10, check.__name__, pause=0.2)
+            wait_until(holds, 2, check.__name__, pause=0.2)
         except AssertionError:
+            fresh = self.lab.mount(self.secondary)
             try:
-                check(self.s, *more)
+                check(fresh, *more)
             except AssertionError as e:
                 held = [f"{b}: {sorted(os.listdir(b))}" for b in self.secondary.bricks]
                 raise AssertionError("\n".join([str(e), *held, self.story()])) from None
+            finally:
+                self.lab.unmount(fresh)
 
     def synced_to(self, moment: float, timeout: float = 60) -> None:
         """Wait until every Active brick has got that far (unix time)."""
