@@ -48,6 +48,8 @@ class Batches:
         self.reconciler = Reconciler(view, link, self.applier, self.transfer, self._decided)
         self._recent: dict[Gfid, None] = {}
         """Directories touched since the brick was last idle: their times are put right once more then."""
+        self._twice: dict[Gfid, None] = {}
+        """Those whose times were put right at the last rest."""
         self._mark = worker.primary.marks.stime
 
     # told by applier and transfer
@@ -173,8 +175,9 @@ class Batches:
 
     def _directory_times(self) -> None:
         """Idle: directories have the primary's times, also where a name came and went without a trace."""
-        if self._recent:
-            recent, self._recent = self._recent, {}
+        if self._recent or self._twice:
+            # once more at the next rest: a directory may have been on the move, or changed as it was looked at
+            recent, self._recent, self._twice = self._recent | self._twice, {}, self._recent
             self.applier.metas([g for g in recent if self.view.index.has(g)], Result())
 
     def _show_backlog(self, feed: Feed) -> None:
