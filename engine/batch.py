@@ -113,15 +113,3 @@ def plan(
     if ROOT in data:
         del data[ROOT]
     return out
-
-
-def cut(changelogs: Iterable[Changelog], most_bytes: int, most: int) -> list[Changelog]:
-    """The first changelogs that make one batch: at most `most_bytes` and `most` of them, but at least one (CRW-3)."""
-    out: list[Changelog] = []
-    size = 0
-    for changelog in changelogs:
-        size += changelog.size
-        if out and (size > most_bytes or len(out) >= most):
-            break
-        out.append(changelog)
-    return out

@@ -15,7 +15,7 @@ from engine.journal.dirty import DATA, META, Source, WatchLimit
 from engine.journal.writer import JournalWriter
 from engine.model import Changelog, EngineError, Gfid
 from engine.turn import Turn
-from engine.volume.base import Closed, Crawling, Gone
+from engine.volume.base import Closed, Crawling, Gone, first
 from engine.volume.handles import RootError, RootIdentity
 from engine.volume.tree import TreeView
 
@@ -194,14 +194,7 @@ class Recorder:
         """The next closed slices, in order, for one batch; they stay until `done`."""
         self._refill()
         with self._lock:
-            out: list[Closed] = []
-            size = 0
-            for closed in self._ready:
-                size += closed.changelog.size
-                if out and (len(out) >= most or size > most_bytes):
-                    break
-                out.append(closed)
-            return out
+            return first(self._ready, most, most_bytes)
 
     def done(self, count: int) -> None:
         """The first `count` slices have been synced."""

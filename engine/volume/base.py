@@ -37,6 +37,18 @@ class Closed(NamedTuple):
     """What was written, for a worker that keeps up; None where it has to be read from the file."""
 
 
+def first(ready: Iterable[Closed], most: int, most_bytes: int) -> list[Closed]:
+    """The first slices that make one batch: at most `most` and `most_bytes` of them, but at least one (CRW-3)."""
+    out: list[Closed] = []
+    size = 0
+    for closed in ready:
+        size += closed.changelog.size
+        if out and (len(out) >= most or size > most_bytes):
+            break
+        out.append(closed)
+    return out
+
+
 class Crawling(NamedTuple):
     """The crawl that runs: `kind` is hybrid, history or live; `seen` objects of `total`, None where not known."""
 

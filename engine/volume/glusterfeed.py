@@ -16,7 +16,7 @@ from engine.journal.history import Hole
 from engine.journal.reader import Journal
 from engine.model import NO_MARK, Changelog, EngineError, Gfid, Mark
 from engine.turn import Turn
-from engine.volume.base import Closed, Crawling
+from engine.volume.base import Closed, Crawling, first
 from engine.volume.handles import inotify_add_watch, inotify_init
 
 _MODIFY, _CREATE, _MOVED_TO, _ONESHOT, _DONT_FOLLOW = 0x2, 0x100, 0x80, 0x80000000, 0x02000000
@@ -252,14 +252,7 @@ class GlusterFeed:
                 self._next_piece()
             elif not self._ready:
                 self._history = False
-        out: list[Closed] = []
-        size = 0
-        for closed in self._ready:
-            size += closed.changelog.size
-            if out and (len(out) >= most or size > most_bytes):
-                break
-            out.append(closed)
-        return out
+        return first(self._ready, most, most_bytes)
 
     def done(self, count: int) -> None:
         """The first `count` slices have been synced."""
