@@ -77,16 +77,17 @@ class Gsyncd:
         """A session that is created, not started."""
         gluster("system::", "execute", "gsec_create")
         words = ("volume", "geo-replication", primary.name, f"{HOST}::{secondary.name}")
-        gluster(*words, "create", "push-pem", "force")
         for name in ("secret", "tar_ssh"):
             wait_until((KEYS / f"{name}.pem").exists, 30, f"{name}.pem")
+        gluster(*words, "create", "no-verify", "force")  # the keys are where they belong already
         self._authorize((KEYS / "common_secret.pem.pub").read_text())
-        gluster(*words, "config", "sync_method", "tarssh")
-        gluster(*words, "config", "log_level", "WARNING")
+        gluster(*words, "config", "sync-method", "tarssh")
+        gluster(*words, "config", "log-level", "WARNING")
         options = f"-oPasswordAuthentication=no -oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null -i {KEYS}"
-        gluster(*words, "config", "ssh_options", f"{options}/secret.pem")
+        gluster(*words, "config", "ssh-options", f"{options}/secret.pem")
+        gluster(*words, "config", "ssh-options-tar", f"{options}/tar_ssh.pem")
         if delay is not None:
-            gluster(*words, "config", "ssh_port", str(self.line(22, delay, ADDRESS)))
+            gluster(*words, "config", "ssh-port", str(self.line(22, delay, ADDRESS)))
         return GsyncdSession(words)
 
 

@@ -115,6 +115,11 @@ def parse_primary(text: str) -> tuple[bytes, str] | PrimaryVolume:
     return _local(directory), name
 
 
+def is_host(text: str) -> bool:
+    """Is this a host's name or address, and nothing else?"""
+    return _HOST.fullmatch(text) is not None
+
+
 def check_brick_name(name: str, where: str) -> None:
     """A brick's name is one name of a directory, not special. Raises AddressError."""
     if not name or name in (".", "..") or "/" in name or name == ".georep" or len(os.fsencode(name)) > 255:

@@ -93,10 +93,14 @@ class Applier:
     """Applies entry operations and metadata of one brick over one link; content goes through a transfer engine.
 
     `inline` says whether small new files carry their content with their creation (the stream engine, outside of
-    adoption). Raises LinkError, BrickFault; everything that hits one object only is a Problem in the result.
+    adoption); `adopting`, that files are made with their xattrs, for those that are there and equal otherwise. Raises
+    LinkError, BrickFault; everything that hits one object only is a Problem in the result.
     """
 
-    def __init__(self, view: View, link: Link, watch: Watch, *, inline: bool, xattrs: bool = True) -> None:
+    def __init__(
+        self, view: View, link: Link, watch: Watch, *, inline: bool, xattrs: bool = True, adopting: bool = False
+    ) -> None:
+        self.adopting = adopting
         self.view = view
         self.link = link
         self.watch = watch
@@ -158,6 +162,12 @@ class Applier:
             self._problem(changes[outcome.index], outcome, result)
         for gfid in reply.made:
             result.made[gfid] = None
+        moved = {c.gfid for c in changes if c.fop == _RENAME}.intersection(reply.made) if reply.made else set()
+        for gfid in moved:
+            # it was not there: neither is what it holds, of which no record tells (SEC-11)
+            row = self.view.index.row(gfid)
+            below = self.view.below(gfid) if row is not None and _stat.S_ISDIR(row.kind) else []
+            result.problems += [Problem(g, None, "RENAME", errno.ENOENT, "its directory was missing") for g in below]
         if inlined:
             seen = {s.index: s for s in reply.sizes}
             nbytes = 0
@@ -226,9 +236,10 @@ class Applier:
             if link is None and fop != _RENAME:
                 return None
             xattrs = {}
-        elif fop == _MKDIR and self.with_xattrs:
+        elif self.with_xattrs and (fop == _MKDIR or (self.adopting and stat.is_file)):
+            # a file that is there may be equal by size and time, and have others
             try:
-                xattrs = view.xattrs_of(view.dir_fd(gfid))
+                xattrs = view.xattrs_of(view.dir_fd(gfid)) if fop == _MKDIR else view.meta(gfid)[1]
             except (Gone, PermissionError):
                 xattrs = None
         return EntryOp(fop, gfid, slot, change.dest, stat, link, None, xattrs)

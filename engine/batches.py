@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from engine.apply import Applier, Problem, Result
 from engine.batch import REMOVES, Plan, Source, plan
+from engine.failing import Failing
 from engine.guard import Hold, hold_id
 from engine.journal.format import JournalError
 from engine.ledger import Failure
 from engine.link import Link
 from engine.model import NO_MARK, EngineError, Gfid, Mark
 from engine.reconcile import Decision, Reconciler
-from engine.sides import primary_state, secondary_states
+from engine.sides import looked_up, primary_state, secondary_states
 from engine.transfer.base import Transfer
 from engine.transfer.choose import parallel
 from engine.transfer.jobs import Parallel
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 WEIGHED = 256
 """Files in a batch up to which their sizes are summed up beforehand."""
+
+ASKED = 5_000
+"""Gfids in one question to the agent."""
 
 RECENT = 20_000
 """Directories remembered for putting their times right when the brick is idle."""
@@ -46,11 +50,15 @@ class Batches:
         self.transfer = self._transfer()
         self.applier = self._applier()
         self.reconciler = Reconciler(view, link, self.applier, self.transfer, self._decided)
+        self.failing = Failing(worker, link, view, self.reconciler)
         self._recent: dict[Gfid, None] = {}
         """Directories touched since the brick was last idle: their times are put right once more then."""
-        self._twice: dict[Gfid, None] = {}
-        """Those whose times were put right at the last rest."""
         self._mark = worker.primary.marks.stime
+        self._asked = ""
+        """The id of the deletes of which the secondary was asked whether it has them, and those it has."""
+        self._found: set[Gfid] = set()
+        self._leftover = True
+        """What earlier connections set aside has not been looked at yet."""
 
     # told by applier and transfer
     def entries(self, done: int) -> None:
@@ -74,8 +82,11 @@ class Batches:
             raise EngineError("stopping", code="stopping")
 
     def _applier(self) -> Applier:
-        inline = self.options.sync_method == "stream" and not self.worker.adopting
-        return Applier(self.view, self.link, self, inline=inline, xattrs=self.options.sync_xattrs)
+        adopting = self.worker.adopting
+        inline = self.options.sync_method == "stream" and not adopting
+        return Applier(
+            self.view, self.link, self, inline=inline, xattrs=self.options.sync_xattrs, adopting=adopting
+        )
 
     def _transfer(self) -> Transfer:
         """The engine that `sync_method` names."""
@@ -86,7 +97,7 @@ class Batches:
             )
         self._jobs_of = parallel(
             worker.options, worker.primary.view, self.link, self, root=os.path.abspath(worker.primary.root),
-            state=worker.primary.state, target=worker.seat.target, log=worker.log, name=worker.seat.primary_text,
+            state=worker.primary.state, target=self.link.target, log=worker.log, name=worker.seat.primary_text,
         )  # fmt: skip
         return self._jobs_of
 
@@ -119,32 +130,45 @@ class Batches:
             self._show(feed)
             self._close_for_checkpoint(feed)
             self._jobs()
-            self._ledger(feed)
-            self._unreadable(feed)
+            self.failing.retry(feed, lambda: self.commit_now(purge_foreign=True))
+            self.failing.unreadable(feed)
+            # asked before: a crawl that ends after this may have closed its last slice after the take
+            crawling = feed.crawling
             closed = feed.take(self._most(), self.options.changelog_batch_size)
             if closed:
                 if not self._batch(feed, closed):
                     worker.wake.wait(5)
                 continue
-            if worker.adopting and not feed.crawling:
-                if not worker.adopted(self.link, self):
-                    worker.wake.wait(5)
-                    continue
-                self.applier = self._applier()
-                self.reconciler.applier = self.applier
-            if worker.recovering is not None and not feed.crawling:
-                # the agent is through with it when a mark passes its start
-                if self._mark.sec >= worker.recovering:
-                    worker.recovering = None
-                else:
-                    worker.stopping.wait(max(0.0, worker.recovering + 2 - time.time()))
-                    feed.close_now(10)
-                    continue
-            self._directory_times()
-            if not feed.crawling and worker.held() is None:
-                worker.caught_up = True
-                worker.on_idle()
+            if not crawling and not self._at_rest(feed):
+                continue
             worker.wake.wait(min(5.0, self.worker.ledger.wait(time.time()), self._checkpoint_wait()))
+
+    def _at_rest(self, feed: Feed) -> bool:
+        """Nothing is left to be done, and no crawl finds more: end what waited for that. False: look again."""
+        worker = self.worker
+        if worker.adopting:
+            if not worker.adopted(self.link, self):
+                worker.wake.wait(5)
+                return False
+            self.applier = self._applier()
+            self.reconciler.applier = self.applier
+        if worker.recovering is not None:
+            # the agent is through with it when a mark passes its start
+            if self._mark.sec < worker.recovering:
+                worker.stopping.wait(max(0.0, worker.recovering + 2 - time.time()))
+                feed.close_now(10)
+                return False
+            worker.recovering = None
+        if self._leftover:
+            self._leftover = False
+            self.failing.set_aside(self.options.keep_deleted)
+        self.failing.recheck(lambda: self.commit_now(purge_foreign=False))
+        self._directory_times()
+        worker.guard.idle()
+        if worker.held() is None:
+            worker.caught_up = True
+            worker.on_idle()
+        return True
 
     def _checkpoint_wait(self) -> float:
         """Seconds until the slice may be closed for a checkpoint: when its second is over; an hour without one."""
@@ -175,10 +199,11 @@ class Batches:
 
     def _directory_times(self) -> None:
         """Idle: directories have the primary's times, also where a name came and went without a trace."""
-        if self._recent or self._twice:
-            # once more at the next rest: a directory may have been on the move, or changed as it was looked at
-            recent, self._recent, self._twice = self._recent | self._twice, {}, self._recent
-            self.applier.metas([g for g in recent if self.view.index.has(g)], Result())
+        if self._recent:
+            recent, self._recent = self._recent, {}
+            result = Result()
+            self.applier.metas([g for g in recent if self.view.index.has(g)], result)
+            self.failing.note(self.failing.of(result.problems))
 
     def _show_backlog(self, feed: Feed) -> None:
         count, nbytes, since = feed.backlog()
@@ -211,7 +236,10 @@ class Batches:
         dead = self.view.dead(todo.removed)
         result = Result(problems=worker.primary.tidy(todo, dead))
         failures = list(broken)
-        if not self._guard(todo, dead, failures):
+        worker.guard.made(todo.made, time.time())
+        lost = worker.guard.lost(dead, todo.fresh)
+        weighed = worker.guard.weighed(lost, todo.fresh)
+        if not self._guard(todo, dead, weighed, failures):
             return False
         self.batch_id += 1
         self.status.batch_begin(
@@ -219,14 +247,16 @@ class Batches:
             nbytes=self._bytes(todo), kinds=todo.kinds(),
         )  # fmt: skip
         started = time.monotonic()
-        self._apply(feed, todo, result)
-        failures += self._failures(result.problems)
+        self._apply(feed, todo, dead, result)
+        failures += self.failing.of(result.problems)
         self.status.batch_phase("commit")
         self._advance(feed, closed, dead, failures)
-        worker.guard.passed(time.time(), len([g for g in worker.guard.weighed(dead) if g not in todo.fresh]))
+        if dead:  # not rejected
+            worker.guard.passed(time.time(), lost, len(weighed))
+            worker.objects -= len(lost)
         worker.unmended = False
         worker.guard.found(len(todo.fresh.difference(todo.made)))
-        worker.objects += len(todo.fresh) - len(dead)
+        worker.objects += len(todo.fresh)
         self.status.batch_end(time.monotonic() - started, len(failures))
         seconds = round(time.monotonic() - started, 3)
         done = {"id": self.batch_id, "entries": len(todo.entries), "files": result.files, "bytes": result.bytes}
@@ -263,19 +293,22 @@ class Batches:
             sources.append(Source(one.changelog, list(decoded.records)))
         return sources, broken
 
-    def _guard(self, todo: Plan, dead: list[Gfid], failures: list[Failure]) -> bool:
-        """May these deletes pass? Rejected ones leave the plan and are kept in the ledger (SAFE-1)."""
+    def _guard(self, todo: Plan, dead: list[Gfid], weighed: list[Gfid], failures: list[Failure]) -> bool:
+        """May the deletes that count pass? Rejected, all leave the plan and are kept in the ledger (SAFE-1)."""
         worker, now = self.worker, time.time()
         worker.guard.share = self.options.delete_guard_share
         worker.guard.window = self.options.delete_guard_window
         worker.guard.minimum = self.options.delete_guard_minimum
-        worker.guard.made(todo.made, now)
-        weighed = [g for g in worker.guard.weighed(dead) if g not in todo.fresh]
+        if not worker.guard.exceeded(now, len(weighed), worker.objects):
+            return True
+        # what an earlier run did before its mark was written is no more to lose
+        weighed[:] = self._there(weighed)
         if not worker.guard.exceeded(now, len(weighed), worker.objects):
             return True
         names = tuple(os.fsdecode(todo.removed[g].name) for g in weighed[:10])
-        base = worker.guard.base
-        reason = f"{worker.guard.counted() + len(weighed)} of {base} objects would be deleted"
+        base = worker.guard.base or worker.objects  # the window may have begun with an empty secondary
+        count = worker.guard.counted() + len(weighed)
+        reason = f"{count} of {base} objects would be deleted" if base >= count else f"{count} objects would be deleted"
         hold = Hold(hold_id(weighed), reason, len(weighed), base, names, now)
         if worker.permitted(hold):
             return True
@@ -286,6 +319,14 @@ class Batches:
         dead.clear()
         return True
 
+    def _there(self, weighed: list[Gfid]) -> list[Gfid]:
+        """Those of them that the secondary still has; asked once for the same ones, however long they are held."""
+        asked = hold_id(weighed)
+        if self._asked != asked:
+            self._asked = asked
+            self._found = {g for g, there in looked_up(self.link, weighed) if there is not None}
+        return [g for g in weighed if g in self._found]
+
     def _keep(self, todo: Plan, dead: list[Gfid], who: str, failures: list[Failure]) -> None:
         """Leave rejected deletes out of the plan, and what would take their names; both are in the ledger then."""
         now = time.time()
@@ -293,8 +334,10 @@ class Batches:
         taken = {todo.removed[g] for g in dead}
         in_the_way = {e.gfid: e.dest or e.slot for e in todo.entries
                       if e.gfid not in gone and e.fop not in REMOVES and (e.dest or e.slot) in taken}  # fmt: skip
-        failures += [Failure.rejected_delete(g, todo.removed[g].name, who, now) for g in dead]
-        failures += [Failure.rejected_replacement(g, slot.name, who, now) for g, slot in in_the_way.items()]
+        there = secondary_states(self.link, list(dict.fromkeys([*in_the_way, *dead])))
+        failures += [Failure.rejected_delete(g, todo.removed[g].name, who, now, there.get(g, "present")) for g in dead]
+        failures += [Failure.rejected_replacement(g, slot.name, who, now, primary_state(self.view, g), there.get(g, "absent"))
+                     for g, slot in in_the_way.items()]  # fmt: skip
         left_out = gone | in_the_way.keys()
         todo.entries = [e for e in todo.entries if e.gfid not in left_out]
         for gfid in left_out:
@@ -303,7 +346,7 @@ class Batches:
             todo.check.pop(gfid, None)
             todo.fresh.discard(gfid)
 
-    def _apply(self, feed: Feed, todo: Plan, result: Result) -> None:
+    def _apply(self, feed: Feed, todo: Plan, dead: list[Gfid], result: Result) -> None:
         """Entries, then content, then attributes; what fails is settled with the primary's state of now."""
         self.link.rest = feed.turn.rest
         with feed.turn.batch():
@@ -313,6 +356,8 @@ class Batches:
             self._content(todo, result)
             self.status.batch_phase("meta")
             self._attributes(todo, result)
+        if self.worker.primary.kind == "gluster":
+            self._beside_others(dead, result)
         failed: set[Gfid] = set()
         """Objects of which something failed: should they vanish, the secondary may have them where no record says."""
         for _ in range(self.options.max_rsync_retries):
@@ -335,13 +380,20 @@ class Batches:
             result.gone = settled.gone
             result.problems = left
             # what was settled may have changed the times of directories that were right before
-            self.applier.metas([g for g in todo.touched if self.view.index.has(g)], Result())
+            self.applier.metas([g for g in todo.touched if self.view.index.has(g)], result)
             if left and not result.gone:
                 break
         for gfid in dict.fromkeys(result.gone):
             if self.view.index.has(gfid):
                 result.problems.append(Problem(gfid, None, "DATA", 0, "could not be found on the primary"))
         result.gone = []
+
+    def _beside_others(self, dead: list[Gfid], result: Result) -> None:
+        """The workers of a volume's bricks are not equally far: what is dead may be there under a name of before."""
+        for at in range(0, len(dead), ASKED):
+            some = [gfid.hex() for gfid in dead[at : at + ASKED]]
+            for text in self.link.call("here", {"gfids": some}).get("here", []):
+                result.problems.append(Problem(bytes.fromhex(text), None, "UNLINK", 0, "gone, and still there"))
 
     def _foreign(self, problems: list[Problem]) -> None:
         """On a secondary that is not ours yet, something else is in the way: hold until a person allows it (SAFE-1)."""
@@ -416,9 +468,7 @@ class Batches:
                 "mark": {"sec": mark.sec, "nsec": mark.nsec} if mark != NO_MARK else None,
             })  # fmt: skip
             self.status.secondary_free(answer.get("statfs"))
-        if failures:
-            self.worker.ledger.add_many(failures)
-            self.worker.event("failure added", {"count": len(failures)})
+        self.failing.note(failures or [])
         if moved:
             marks.advance(mark, mark)
             self._mark = mark
@@ -431,75 +481,3 @@ class Batches:
         """A commit between batches."""
         self.link.call("commit", {"purge": [], "purge_foreign": purge_foreign,
                                   "keep_deleted": self.options.keep_deleted, "mark": None})  # fmt: skip
-
-    def recover_limbo(self) -> None:
-        """What an earlier connection displaced and did not purge: gone on the primary, or wanted by a later slice."""
-        waiting = self.link.call("limbo", {}).get("objects", [])
-        feed = self.worker.feed()
-        if feed.crawling or not waiting:
-            return  # the crawl may find it elsewhere
-        kept = self.worker.ledger.rejected()
-        dead = [o["gfid"] for o in waiting
-                if o.get("gfid") and o["gfid"] not in kept and not self.view.index.has(bytes.fromhex(o["gfid"]))]  # fmt: skip
-        if dead:
-            self.link.call("commit", {"purge": dead, "keep_deleted": self.options.keep_deleted, "mark": None})
-
-    # ---- the ledger ------------------------------------------------------------------------------------------
-
-    def _unreadable(self, feed: Feed) -> None:
-        """What can't be listed can't be replicated: into the ledger, not into silence (CRW-6)."""
-        found = feed.unreadable()
-        if not found:
-            return
-        now = time.time()
-        text = "primary: the directory may not be listed (permission denied)"
-        there = secondary_states(self.link, list(found))
-        self.worker.ledger.add_many([
-            Failure.of_object(g, self.view.index.path(g) or b"?", "LIST", 13, text, now,
-                              primary_state(self.view, g), there.get(g, "")) for g in found
-        ])  # fmt: skip
-        self.status.failures(self.worker.ledger.size, self.worker.ledger.oldest)
-
-    def _failures(self, problems: list[Problem]) -> list[Failure]:
-        """Problems as entries of the ledger, with what both sides have of each object now."""
-        if not problems:
-            return []
-        there = secondary_states(self.link, list(dict.fromkeys(p.gfid for p in problems)))
-        return [self._failure(p, there.get(p.gfid, "")) for p in problems]
-
-    def _failure(self, problem: Problem, there: str) -> Failure:
-        index = self.view.index
-        path = index.path(problem.gfid)
-        if path is None:
-            path = problem.slot.name if problem.slot is not None else problem.gfid.hex().encode()
-        self.worker.log("warning", f"{problem.operation} {os.fsdecode(path)!r}: {problem.text}")
-        here = primary_state(self.view, problem.gfid)
-        return Failure.of_object(
-            problem.gfid, path, problem.operation, problem.errno, problem.text, time.time(), here, there
-        )
-
-    def _ledger(self, feed: Feed) -> None:
-        """Retry what is due: the secondary is made to match the primary's state of now (ERR-3)."""
-        due = self.worker.ledger.due(time.time())
-        if not due:
-            return
-        feed.rewalk([bytes.fromhex(f.gfid) for f in due if f.operation == "LIST"])
-        problems = [Problem(bytes.fromhex(f.gfid), None, "RETRY", f.errno, f.message) for f in due
-                    if f.kind in ("object", "rejected-delete")]  # fmt: skip
-        result = Result()
-        left = {p.gfid: p for p in self.reconciler.settle(problems, result)}
-        gone = set(result.gone)
-        self.commit_now(purge_foreign=True)
-        cleared = [f.id for f in due if f.kind in ("object", "rejected-delete") and bytes.fromhex(f.gfid) not in left
-                   and bytes.fromhex(f.gfid) not in gone]  # fmt: skip
-        if any(f.kind == "changelog" for f in due) and not feed.crawling:
-            cleared += [f.id for f in due if f.kind == "changelog"]
-        again = self._failures(list(left.values()))
-        if again:
-            self.worker.ledger.add_many(again)
-        if cleared:
-            self.worker.ledger.cleared(cleared)
-            self.worker.event("failure cleared", {"count": len(cleared)})
-        untried = [f.id for f in due if f.id not in cleared and bytes.fromhex(f.gfid or "") not in left]
-        self.worker.ledger.postpone(untried)
-        self.status.failures(self.worker.ledger.size, self.worker.ledger.oldest)

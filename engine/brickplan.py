@@ -22,7 +22,8 @@ def meant(records: Iterable[Record], internal: Callable[[Gfid, bytes], bool]) ->
     out: list[Record] = []
     for record in records:
         if not isinstance(record, EntryChange):
-            out.append(record)
+            if not internal(record.gfid, b""):
+                out.append(record)
             continue
         ours = not internal(*record.slot)
         dest = record.dest is not None and not internal(*record.dest)

@@ -32,6 +32,7 @@ from engine.protocol import (
     pieces,
     socket_path,
 )
+from engine.verdict import ended
 
 PACE = 0.5
 """Seconds between two looks at the picture for a subscriber."""
@@ -40,6 +41,9 @@ TICK = 2.0
 """A subscriber hears something at least so often (seconds): else the line or the engine hangs."""
 
 MOST_CONNECTIONS = 64
+LAST_WORDS = 2.0
+"""Seconds in which subscribers take the last picture."""
+
 SEND_TIMEOUT = 30.0
 """A peer that takes nothing for so many seconds is let go."""
 
@@ -146,6 +150,12 @@ class ControlServer:
             raise
         return listener
 
+    @property
+    def watched(self) -> bool:
+        """Is anybody connected?"""
+        with self._lock:
+            return bool(self._connections)
+
     def stop(self) -> None:
         """Close all connections and remove the socket. May be called twice."""
         self._stopping.set()
@@ -160,7 +170,10 @@ class ControlServer:
             self._remove()
         with self._lock:
             connections = list(self._connections)
+        until = time.monotonic() + LAST_WORDS
         for connection in connections:
+            for thread in connection.threads[1:]:  # the first one reads, until it is closed
+                thread.join(max(0.0, until - time.monotonic()))
             connection.close()
         for connection in connections:
             for thread in connection.threads:
@@ -385,6 +398,11 @@ class ControlServer:
                 continue
             # what happens in a burst goes out together
             connection.closed.wait(0.02)
+        if not connection.closed.is_set():  # this end says goodbye: who looks on sees a session that is Stopped
+            for event in (events.since(seq) if seq >= 0 else None) or ():
+                connection.send(event)
+                seq = event["seq"]
+            self._difference(connection, shown, ended(self.engine.snapshot(), time.time()), seq)
 
     def _difference(self, connection: _Connection, shown: Doc | None, picture: Doc, seq: int) -> Doc | None:
         """Send the picture, or what changed in it; None when nothing did."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import threading
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from engine.model import Gfid
@@ -33,6 +34,33 @@ def hold_id(objects: Iterable[Gfid | str]) -> str:
 BORN = 200_000
 """Objects made within the window that are remembered; of more, the oldest count as deletes again."""
 
+BURIED = 200_000
+"""Deleted objects remembered until the brick is idle; of more, the oldest count again for each name they have left."""
+
+
+class Born:
+    """Objects made by changes of now. All bricks of a volume share one, since an object may be made on one brick and
+    be removed, after a rename between them, on another. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._at: dict[Gfid, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, gfids: Iterable[Gfid], now: float, window: float) -> None:
+        """These were made now (unix time); what is older than `window` seconds is forgotten."""
+        with self._lock:
+            for gfid in gfids:
+                self._at.pop(gfid, None)
+                self._at[gfid] = now
+            while self._at:
+                oldest = next(iter(self._at))
+                if len(self._at) <= BORN and self._at[oldest] > now - window:
+                    break
+                del self._at[oldest]
+
+    def __contains__(self, gfid: Gfid) -> bool:
+        return gfid in self._at
+
 
 @dataclass(slots=True)
 class DeleteGuard:
@@ -48,21 +76,28 @@ class DeleteGuard:
     events: list[tuple[float, int]] = field(default_factory=list)
     base: int = 0
     """Objects in the replica when the window began, and those a crawl has found since."""
-    born: dict[Gfid, float] = field(default_factory=dict)
+    born: Born = field(default_factory=Born)
+    buried: dict[Gfid, None] = field(default_factory=dict)
+    """Objects that died since the brick was last idle. The names of one may go in several batches, and it is gone from
+    the primary in the first of them already: removing another name is no second delete."""
 
     def made(self, gfids: Iterable[Gfid], now: float) -> None:
         """These objects were made by changes of now (not found by a crawl: those were there before)."""
-        for gfid in gfids:
-            self.born[gfid] = now
-        while self.born:
-            oldest = next(iter(self.born))
-            if len(self.born) <= BORN and self.born[oldest] > now - self.window:
-                break
-            del self.born[oldest]
+        self.born.add(gfids, now, self.window)
 
-    def weighed(self, gfids: Iterable[Gfid]) -> list[Gfid]:
-        """Those whose deletion counts."""
-        return [g for g in gfids if g not in self.born]
+    def lost(self, dead: Iterable[Gfid], fresh: Iterable[Gfid]) -> list[Gfid]:
+        """Those of the `dead` that die with this batch; what comes back with it (`fresh`) may die anew."""
+        for gfid in fresh:
+            self.buried.pop(gfid, None)
+        return [g for g in dead if g not in self.buried]
+
+    def idle(self) -> None:
+        """Nothing is left to be done: no name of a dead object is."""
+        self.buried.clear()
+
+    def weighed(self, gfids: Iterable[Gfid], fresh: Container[Gfid]) -> list[Gfid]:
+        """Those whose deletion counts; what is `fresh` came with the same batch."""
+        return [g for g in gfids if g not in self.born and g not in fresh]
 
     def trim(self, now: float, objects: int) -> None:
         """Forget what is older than the window; an empty window begins with the replica as it is."""
@@ -82,10 +117,14 @@ class DeleteGuard:
         total = self.counted() + deletes
         return total > max(self.minimum, int(self.share * self.base))
 
-    def passed(self, now: float, deletes: int) -> None:
-        """That many deletes have been applied."""
-        if deletes:
-            self.events.append((now, deletes))
+    def passed(self, now: float, lost: Iterable[Gfid], counted: int) -> None:
+        """These objects have been deleted; so many of them count."""
+        for gfid in lost:
+            self.buried[gfid] = None
+        while len(self.buried) > BURIED:
+            del self.buried[next(iter(self.buried))]
+        if counted:
+            self.events.append((now, counted))
 
     def found(self, objects: int) -> None:
         """A crawl found that many more objects, which were there before: deleting them would count."""

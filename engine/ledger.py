@@ -72,16 +72,18 @@ class Failure:
                    now, now, 1, now + FIRST_RETRY)  # fmt: skip
 
     @classmethod
-    def rejected_delete(cls, gfid: Gfid, path: bytes, who: str, now: float) -> Failure:
-        """A delete that a person rejected: the object stays on the secondary."""
+    def rejected_delete(cls, gfid: Gfid, path: bytes, who: str, now: float, there: str = "present") -> Failure:
+        """A delete that a person rejected: the object stays on the secondary; `there` is what it is."""
         return cls(0, "rejected-delete", gfid.hex(), path, "DELETE", 125, f"delete rejected by {who}",
-                   "retry deletes it there; dismiss keeps it", "absent", "present", now, now, 1, 0.0)  # fmt: skip
+                   "retry deletes it there; dismiss keeps it", "absent", there, now, now, 1, 0.0)  # fmt: skip
 
     @classmethod
-    def rejected_replacement(cls, gfid: Gfid, path: bytes, who: str, now: float) -> Failure:
+    def rejected_replacement(
+        cls, gfid: Gfid, path: bytes, who: str, now: float, here: str = "present", there: str = "absent"
+    ) -> Failure:
         """An object whose name on the secondary belongs to one whose delete a person rejected: it is not made there."""
         return cls(0, "rejected-delete", gfid.hex(), path, "REPLACE", 125, f"replacing rejected by {who}",
-                   "retry replaces it there; dismiss leaves it", "present", "absent", now, now, 1, 0.0)  # fmt: skip
+                   "retry replaces it there; dismiss leaves it", here, there, now, now, 1, 0.0)  # fmt: skip
 
     def shown(self) -> dict[str, Any]:
         """For JSON: the path as text, its bytes beside it where it is not UTF-8."""

@@ -20,7 +20,18 @@ from typing import Any
 
 from engine import __version__
 from engine.agent import wire
-from engine.agent.frames import PROTOCOL, Buffer, Frame, FrameError, FrameReader, Kind, write_frame
+from engine.agent.frames import (
+    HEADER,
+    PROTOCOL,
+    Buffer,
+    Frame,
+    FrameError,
+    FrameReader,
+    Kind,
+    SourceError,
+    write_frame,
+    write_frame_of,
+)  # fmt: skip
 from engine.agent.wire import WireError
 from engine.model import EngineError
 
@@ -62,9 +73,11 @@ class LinkError(EngineError):
 
 
 class RemoteError(EngineError):
-    """The agent refused or failed a request; the line itself is well. `found` is the gfid of what was in the way."""
+    """The agent refused or failed a request; the line itself is well. `found` is the gfid of what was in the way, `node`
+    ({"id", "host"}) the node whose agents would not refuse it."""
 
     found: bytes = b""
+    node: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,7 @@ class Link:
     def __init__(self, target: SshTarget, root: bytes, idle_timeout: float = 120.0) -> None:
         self.target = target
         self.root = root
-        self.where = os.fsdecode(root) if target.host is None else f"{target.host}:{os.fsdecode(root)}"
+        self.where = ":".join(word for word in (target.host, os.fsdecode(root)) if word)
         self._idle = idle_timeout
         self._lock = threading.Lock()
         self._write = threading.Lock()
@@ -188,7 +201,9 @@ class Link:
         return _start([self.target.argv(remote)], "install OpenSSH's client, or set ssh_command")
 
     def _greet(self) -> None:
-        timer = threading.Timer(self.target.connect_timeout + 5, self._child.kill)
+        limit = self.target.connect_timeout + 5
+        deadline = time.monotonic() + limit
+        timer = threading.Timer(limit, self._child.kill)
         timer.daemon = True
         timer.start()
         try:
@@ -198,6 +213,12 @@ class Link:
                 while not line.endswith(b"\n"):
                     c = os.read(self._out, 1)
                     noise += 1
+                    if not c and time.monotonic() >= deadline:
+                        raise LinkError(
+                            f"{self.where}: no agent within {limit} s", code="link-slow",
+                            hint="is this machine very busy?" if self.target.host is None else "the line is slow, or the login "
+                                 f"there waits for something in its shell's start files; see: time ssh {self.target.host} true",
+                        )  # fmt: skip
                     if not c or noise > _NOISE:
                         raise self._failure("no agent answered")
                     line += c
@@ -247,8 +268,24 @@ class Link:
             with self.rest(), self._write:
                 self.bytes_sent += write_frame(self._in, kind, ident, *buffers)
         except (OSError, ValueError) as e:
-            self._fail(self._error or self._failure(f"the line broke ({e})"))
-            raise self._error or LinkError("the line is closed", code="link-closed") from e
+            raise self._broke(e) from e
+
+    def post_file(self, kind: int, ident: int, head: bytes, source: int, offset: int, length: int) -> int:
+        """Send a frame of `head` and that part of an open file without awaiting anything; how many bytes the file had
+        there: fewer than `length` where it ends (zeros went in their place). Raises LinkError, SourceError."""
+        try:
+            with self.rest(), self._write:
+                done = write_frame_of(self._in, kind, ident, head, source, offset, length)
+                self.bytes_sent += HEADER.size + len(head) + length
+                return done
+        except SourceError:
+            raise
+        except (OSError, ValueError) as e:
+            raise self._broke(e) from e
+
+    def _broke(self, why: Exception) -> LinkError:
+        self._fail(self._error or self._failure(f"the line broke ({why})"))
+        return self._error or LinkError("the line is closed", code="link-closed")
 
     def request(
         self, kind: int, *buffers: Buffer, on_frame: Callable[[Frame], bool] | None = None
@@ -281,6 +318,8 @@ class Link:
                         code=str(error.get("code", "remote")), errno=error.get("errno") or None,
                     )  # fmt: skip
                     refused.found = bytes.fromhex(str(error.get("found") or ""))
+                    node = error.get("node")
+                    refused.node = {k: str(v) for k, v in node.items()} if isinstance(node, dict) else None
                     raise refused
                 found = answer["result"]
             except (ValueError, KeyError, AttributeError, TypeError) as e:
@@ -341,15 +380,19 @@ class Link:
             with self._lock:
                 awaited = bool(self._pending)
             if silent > self._idle and awaited:
-                self._fail(LinkError(f"{self.where}: silent for {silent:.0f} s", code="link-silent",
-                                     hint="the secondary or the line to it hangs"))  # fmt: skip
-                self._child.kill()
+                self.cut(LinkError(f"{self.where}: silent for {silent:.0f} s", code="link-silent",
+                                   hint="the secondary or the line to it hangs"))  # fmt: skip
                 return
             if silent > self._idle / 3 and not awaited:
                 try:
                     self.call_later("keepalive")
                 except EngineError:
                     return
+
+    def cut(self, why: LinkError) -> None:
+        """End the line at once, from any thread; the one that uses it is told `why`, and closes it."""
+        self._fail(why)
+        self._child.kill()
 
     @property
     def broken(self) -> LinkError | None:

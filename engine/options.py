@@ -260,7 +260,7 @@ def _text(name: str, help: str, *, live: bool = False) -> Option:
 _ALL = (
     _choice("sync_method", ("stream", "rsync", "tarssh"), "How file content is sent."),
     _int("sync_jobs", 1, 100, "How many transfers of content run at once, per brick.", live=True),
-    _time("rollover_time", 0.05, "How long a slice of the recorder's journal is open (trees).", high=HOUR),
+    _time("rollover_time", 0.05, "How long a slice of the recorder's journal is open at most (trees).", high=HOUR),
     _int("max_history_changelogs_in_batch", 1, 100_000, "Changelogs in one batch while catching up.", live=True),
     _int("max_data_changelogs_in_batch", 1, 100_000, "Changelogs in one batch whose content is sent together.",
          live=True),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import stat as _stat
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +14,15 @@ from typing import Any
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
 from engine.link import Link, RemoteError
 from engine.model import LIMBO, ROOT, Gfid, Slot
+from engine.sides import listing
 from engine.transfer.base import Transfer
 from engine.volume.base import Gone, View
+
+BELOW = 100_000
+"""Gfids named in one removal: more take more than one."""
+
+CONTENT = ("DATA", "META", "RETRY")
+"""Operations of problems that are only settled when the content has been sent."""
 
 ROUNDS = 10
 """Rounds without progress after which what is left goes to the ledger (CON-6)."""
@@ -26,6 +35,24 @@ class Decision:
     gfid: Gfid
     row: str
     text: str
+
+
+def gathered(problems: Iterable[Problem]) -> tuple[dict[Gfid, Problem], dict[Gfid, list[Slot]]]:
+    """One problem of each object, what was in the way included, and the slots that all of its problems speak of.
+
+    One that needs content goes before one that does not: times may be right already where the content is not.
+    """
+    todo: dict[Gfid, Problem] = {}
+    slots: dict[Gfid, list[Slot]] = {}
+    for p in problems:
+        known = todo.get(p.gfid)
+        if known is None or (p.operation in CONTENT and known.operation not in CONTENT):
+            todo[p.gfid] = p
+        if p.slot is not None and not p.found:
+            slots.setdefault(p.gfid, []).append(p.slot)
+        if p.found and p.found not in todo:
+            todo[p.found] = p
+    return todo, slots
 
 
 class Reconciler:
@@ -53,14 +80,7 @@ class Reconciler:
         left = list(problems)
         before: set[Gfid] | None = None
         for _ in range(ROUNDS):
-            todo: dict[Gfid, Problem] = {}
-            slots: dict[Gfid, list[Slot]] = {}
-            for p in left:
-                todo.setdefault(p.gfid, p)
-                if p.slot is not None and not p.found:
-                    slots.setdefault(p.gfid, []).append(p.slot)
-                if p.found and p.found not in todo:
-                    todo[p.found] = p
+            todo, slots = gathered(left)
             if not todo or set(todo) == before:
                 break
             before = set(todo)
@@ -71,19 +91,28 @@ class Reconciler:
         left: list[Problem] = []
         data: dict[Gfid, None] = {}
         meta: dict[Gfid, None] = {}
-        order = sorted(todo, key=self._depth)
-        for gfid in order:
+        order = deque(sorted(todo, key=self._depth))
+        while order:
+            gfid = order.popleft()
             problem = todo[gfid]
+            below: list[Gfid] = []
             try:
-                self._one(gfid, problem, slots.get(gfid, []), data, meta, result)
+                self._one(gfid, problem, slots.get(gfid, []), data, meta, below, result)
             except RemoteError as e:
                 if e.errno in BRICK_ERRNOS:
                     raise brick_fault(self.link.where, e.errno or 0, e.text) from e
                 number = e.errno or problem.errno
+                if number == errno.EINVAL:
+                    # into a directory that is below it there: that one moved on the primary, too (CON-3)
+                    left += [Problem(above, None, "RENAME", number, e.text) for above in self._above(gfid)]
                 left.append(Problem(gfid, problem.slot, problem.operation, number, e.text, found=e.found))
             except OSError as e:
                 text = f"primary: {e.strerror}"
                 left.append(Problem(gfid, problem.slot, problem.operation, e.errno or 0, text))
+            for found in below:
+                if found not in todo:
+                    todo[found] = Problem(found, None, "RETRY", errno.ENOENT, "its directory was missing")
+                    order.append(found)
         again = Result()
         if data:
             self.transfer.send(list(data), set(), again)
@@ -103,8 +132,9 @@ class Reconciler:
 
     def _one(
         self, gfid: Gfid, problem: Problem, slots: list[Slot], data: dict[Gfid, None], meta: dict[Gfid, None],
-        result: Result,
+        below: list[Gfid], result: Result,
     ) -> None:  # fmt: skip
+        """Settle one. `below` gets what is in a directory that had to be made: it is to be settled as well."""
         if gfid in (ROOT, LIMBO):
             meta[ROOT] = None
             return
@@ -116,11 +146,11 @@ class Reconciler:
         if not rows:
             if self.view.index.has(gfid):
                 raise OSError(errno.ENODATA, "it is there, but none of its names is known")
-            self.link.call("remove", {"gfid": gfid.hex()})
+            self._remove(gfid, data, meta, below, result)
             self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
             for slot in slots:
                 if self.view.index.get(*slot) is None and (slot.parent == ROOT or self.view.index.has(slot.parent)):
-                    self.link.call("clear_slot", slot_params(slot))
+                    self.clear(slot, data, meta, below, result)
                     meta[slot.parent] = None
             return
         seen = self.view.see(gfid)
@@ -128,7 +158,7 @@ class Reconciler:
             result.gone.append(gfid)
             return
         for parent in {r.parent for r in rows}:
-            self._parents(parent, meta)
+            self._parents(parent, meta, below)
             meta[parent] = None
         stat = seen.stat
         link = None
@@ -141,14 +171,79 @@ class Reconciler:
         answer = self.link.call("place", place_params(gfid, [r.slot for r in rows], stat, link))
         names = ", ".join(repr(os.fsdecode(r.name)) for r in rows[:3])
         self.decided(Decision(gfid, "CON-2/3/4", f"{problem.operation}: put where the primary has it ({names})"))
-        if stat.is_file and (answer.get("data") or problem.operation in ("DATA", "META", "RETRY")):
+        if stat.is_file and (answer.get("data") or problem.operation in CONTENT):
             data[gfid] = None
         meta[gfid] = None
         for row in rows:
             meta[row.parent] = None
+        if stat.is_dir and answer.get("made"):
+            below += self.view.below(gfid)
 
-    def _parents(self, gfid: Gfid, meta: dict[Gfid, None]) -> None:
-        """Make missing parents on the secondary from the primary's (CON-5)."""
+    def clear(self, slot: Slot, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result) -> None:
+        """Remove whatever has this name there; a directory is put where the primary has it, or goes with its dead.
+
+        `data`, `meta`, `below`: what then needs content, attributes, to be settled.
+        """
+        try:
+            self.link.call("clear_slot", slot_params(slot))
+        except RemoteError as e:
+            if e.errno != errno.ENOTEMPTY or not e.found:
+                raise
+            if self.view.index.has(e.found):
+                self._put_right(e.found, data, meta, below, result)
+            else:
+                self._remove(e.found, data, meta, below, result)
+
+    def _remove(self, gfid: Gfid, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result) -> None:
+        """Take what is gone on the primary away, and of what is in it, that which is gone, too.
+
+        What is alive is put where the primary has it, never removed with the directory it happens to be in: another
+        brick's changes may not have been applied there yet. Raises RemoteError ENOTEMPTY when that does not come to an
+        end.
+        """
+        dead: list[str] = []
+        last = -1
+        while True:
+            try:
+                self.link.call("remove", {"gfid": gfid.hex(), "below": dead[:BELOW]})
+                return
+            except RemoteError as e:
+                if e.errno != errno.ENOTEMPTY or len(dead) == last:
+                    raise
+            last = len(dead)
+            dead = self._dead_below(gfid, data, meta, below, result)
+
+    def _dead_below(
+        self, gfid: Gfid, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result
+    ) -> list[str]:
+        """What is in a directory there and gone on the primary; what is alive is taken out of it."""
+        found: list[str] = []
+        todo = [gfid]
+        while todo:
+            for entry in list(listing(self.link, todo.pop())):  # what is taken out changes it
+                one = bytes.fromhex(entry["gfid"])
+                if self.view.index.has(one):
+                    self._put_right(one, data, meta, below, result)
+                    continue
+                found.append(one.hex())
+                if _stat.S_ISDIR(int(entry["mode"])):
+                    todo.append(one)
+        return found
+
+    def _put_right(self, gfid: Gfid, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result) -> None:
+        self._one(gfid, Problem(gfid, None, "RMDIR", 0, "in a directory that goes"), [], data, meta, below, result)
+
+    def _above(self, gfid: Gfid) -> list[Gfid]:
+        """The directories above an object on the primary, the root left out."""
+        out: list[Gfid] = []
+        row = self.view.index.row(gfid)
+        while row is not None and row.parent not in (ROOT, LIMBO) and row.parent not in out:
+            out.append(row.parent)
+            row = self.view.index.row(row.parent)
+        return out
+
+    def _parents(self, gfid: Gfid, meta: dict[Gfid, None], below: list[Gfid]) -> None:
+        """Make missing parents on the secondary from the primary's (CON-5); `below` gets what is in them."""
         chain: list[Gfid] = []
         while gfid != ROOT and gfid != LIMBO:
             known = self.link.call("lookup", {"gfids": [gfid.hex()]}).get("objects", {})
@@ -167,7 +262,8 @@ class Reconciler:
             self.link.call("place", place_params(missing, [row.slot], seen.stat, None))
             text = f"parent {os.fsdecode(row.name)!r} was missing, made from the primary's"
             self.decided(Decision(missing, "CON-5", text))
-            meta[missing] = None
+            meta[missing] = meta[row.parent] = None
+            below += self.view.below(missing)
 
 
 def slot_params(slot: Slot) -> dict[str, Any]:

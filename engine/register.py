@@ -54,8 +54,12 @@ def register_volume(worker: Worker, link: Link, hello: dict[str, Any]) -> None:
     if clear:
         marks.identify({**marks.identity, "crawl": "0", "compare": "yes"})  # also if we die before it begins
         marks.reset()
-    worker.status.connected(secondary_node=str(hello.get("node") or seat.target.host or seat.node))
+    worker.status.connected(secondary_node=str(hello.get("node") or link.target.host or seat.node))
     worker.status.secondary_free(hello.get("statfs"))
+    if clear:
+        worker.objects = 0
+    elif marked and not worker.objects:
+        worker.objects = _replicated(worker)
     feed = worker.primary.feed
     if feed is None:
         worker.primary.start(worker.options, adopt=seat.adopt, clear=clear, on_closed=worker.wake.set,
@@ -66,8 +70,8 @@ def register_volume(worker: Worker, link: Link, hello: dict[str, Any]) -> None:
 
 def _ask(worker: Worker, link: Link) -> None:
     """The secondary has something that is not ours: a person has to allow that the primary wins (SAFE-1)."""
-    hold = Hold(hold_id([link.where]), f"{link.where} is not empty and belongs to no session: what differs there would "
-                "be replaced or deleted (--adopt allows it)", 0, 0, (), time.time())  # fmt: skip
+    reason = f"{link.where} is not empty and belongs to no session: what differs there would be replaced or deleted (--adopt allows it)"
+    hold = Hold(hold_id([worker.status.who.secondary]), reason, 0, 0, (), time.time())
     while not worker.permitted(hold):
         if worker.stopping.is_set():
             raise EngineError("stopping", code="stopping")
@@ -76,6 +80,15 @@ def _ask(worker: Worker, link: Link) -> None:
         worker.wake.clear()
         worker.wake.wait(5)
     worker.primary.permits(True)
+
+
+def _replicated(worker: Worker) -> int:
+    """How many objects the replica of this brick has, but for what is on its way: what the delete guard measures by."""
+    view = worker.primary.view()
+    try:
+        return view.index.count()
+    finally:
+        view.end()
 
 
 def _shown(mark: Mark) -> str:

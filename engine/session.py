@@ -22,6 +22,7 @@ from engine.events import EventLog, Log
 from engine.ledger import Ledger
 from engine.link import SshTarget
 from engine.model import EngineError
+from engine.nodes import Nodes
 from engine.protocol import READING
 from engine.spec import SessionSpec
 from engine.status import BrickStatus, SessionFacts, Who
@@ -62,8 +63,6 @@ class Session:
         os.makedirs(state, mode=0o700, exist_ok=True)
         self._lock_fd = self._take_lock()
         self._created = False
-        facts = self._identify()
-        self.id = str(facts["id"])
         self.node = socket.gethostname()
         options = config.options
         self.events = EventLog()
@@ -73,16 +72,19 @@ class Session:
         self.fatal: EngineError | None = None
         """What ended the run before it began: wrong address, no access, another's secondary."""
         self._boot = self.events.boot_id
+        self.volume: GlusterVolume | None = None
+        try:
+            if spec.volume is not None:
+                self.volume = GlusterVolume(spec.volume.volume, state, lambda: config.options, self.log.write)
+            self.id = str(self._identify()["id"])
+        except EngineError:
+            self.log.close()
+            os.close(self._lock_fd)
+            raise
         where = spec.secondary
         self.facts = SessionFacts(self.id, spec.name, spec.kind, self._primary_text(), where.text)
-        self.volume: GlusterVolume | None = None
-        if spec.volume is not None:
-            try:
-                self.volume = GlusterVolume(spec.volume.volume, state, lambda: config.options, self.log.write)
-            except EngineError:
-                self.log.close()
-                os.close(self._lock_fd)
-                raise
+        self.nodes = Nodes(where.host, self._known_nodes(), self._keep_nodes, self.log.write)
+        if self.volume is not None:
             self.bricks = [self._volume_brick(self.volume, brick) for brick in self.volume.bricks]
         else:
             self.bricks = [self._tree_brick(path, name) for path, name in spec.bricks]
@@ -115,7 +117,7 @@ class Session:
                 known: dict[str, Any] = json.load(f)
         except FileNotFoundError:
             self._created = True
-            known = {"id": str(uuid.uuid4()), **wanted}
+            known = {"id": self._new_id(), **wanted}
             temp = path + ".new"
             with open(temp, "w", encoding="utf-8") as f:
                 json.dump(known, f)
@@ -133,6 +135,19 @@ class Session:
                     hint="choose another --name",
                 )  # fmt: skip
         return known
+
+    def _new_id(self) -> str:
+        """An id of its own; a volume's is the same on every node of the primary: their engines are one session."""
+        if self.volume is None:
+            return str(uuid.uuid4())
+        return str(uuid.uuid5(uuid.UUID(self.volume.facts.id), f"{self.name}:{self.spec.secondary.volume}"))
+
+    def _known_nodes(self) -> object:
+        return None if self.volume is None else self.volume.known.get("nodes")
+
+    def _keep_nodes(self, nodes: list[dict[str, Any]]) -> None:
+        if self.volume is not None:
+            self.volume.learn(nodes=nodes)
 
     def _primary_text(self) -> str:
         if self.spec.volume is not None:
@@ -185,7 +200,8 @@ class Session:
 
         status.on_event = event
         worker = Worker(
-            seat, primary, lambda: self.config.options, status, ledger, self.bandwidth, log, event, self._idle, self._fatal
+            seat, primary, self.nodes, lambda: self.config.options, status, ledger, self.bandwidth, log, event, self._idle,
+            self._fatal,
         )  # fmt: skip
         worker.pause(status.paused_by is not None)
         return Brick(ident, name, path, state, status, ledger, primary, worker)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import os
 import stat as _stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from engine.agent.handles import kind_word
 from engine.link import Link, RemoteError
-from engine.model import Gfid
+from engine.model import LIMBO, ROOT, Gfid, Stat
 from engine.volume.base import Gone, View
 
 ABSENT = "absent"
 PAGE = 200
 """Objects asked for at once."""
+
+LISTED = 1000
+"""Names of a directory asked for at once."""
 
 ASKED = 5000
 """Objects of one batch of failures whose states are looked up; of more, the rest says nothing."""
@@ -53,13 +58,81 @@ def secondary_states(link: Link, gfids: Sequence[Gfid]) -> dict[Gfid, str]:
     for at in range(0, min(len(gfids), ASKED), PAGE):
         some = list(gfids[at : at + PAGE])
         try:
-            answer = link.call("lookup", {"gfids": [gfid.hex() for gfid in some]})
+            found.update((gfid, _there(one)) for gfid, one in looked_up(link, some))
         except RemoteError as e:
             found.update((gfid, f"cannot be looked at: {e.text}") for gfid in some)
-            continue
-        objects = answer.get("objects") or {}
-        found.update((gfid, _there(objects.get(gfid.hex()))) for gfid in some)
     return found
+
+
+def looked_up(link: Link, gfids: Sequence[Gfid]) -> Iterator[tuple[Gfid, dict[str, Any] | None]]:
+    """What the secondary has of each, as the agent's `lookup` says it. Raises LinkError, RemoteError."""
+    for at in range(0, len(gfids), PAGE):
+        some = gfids[at : at + PAGE]
+        objects = link.call("lookup", {"gfids": [gfid.hex() for gfid in some]}).get("objects") or {}
+        yield from ((gfid, objects.get(gfid.hex())) for gfid in some)
+
+
+def compared(view: View, link: Link, gfids: Sequence[Gfid]) -> tuple[list[Gfid], list[Gfid], list[Gfid]]:
+    """Those that are missing there, have another size or time than here, or lack blocks here that they have there (what a
+    power cut leaves of a file: its size and zeros); those with other names; and the others. Raises LinkError, RemoteError."""
+    differ: list[Gfid] = []
+    elsewhere: list[Gfid] = []
+    same: list[Gfid] = []
+    for gfid, there in looked_up(link, gfids):
+        seen = view.see(gfid)
+        if seen is None:
+            continue  # gone or on the move: a record says so
+        if there is None or there.get("limbo") or (seen.stat.is_file and _other(view, gfid, seen.stat, there["stat"])):
+            differ.append(gfid)
+        else:
+            (same if _names(view, gfid) == _named(there) else elsewhere).append(gfid)
+    return differ, elsewhere, same
+
+
+def _other(view: View, gfid: Gfid, here: Stat, there: dict[str, int]) -> bool:
+    """Is the file there another one than here, as far as its attributes tell?"""
+    if (here.size, here.mtime_ns) != (there["size"], there["mtime_ns"]):
+        return True
+    return here.size > 0 and _hollow(view, gfid, there["blocks"])
+
+
+def _hollow(view: View, gfid: Gfid, blocks: int) -> bool:
+    """Has the file here a hole, and fewer blocks (of 512 bytes) than that?"""
+    try:
+        fd = view.open_file(gfid)
+    except (Gone, OSError):
+        return False
+    try:
+        st = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return st.st_blocks < blocks and st.st_blocks * 512 < st.st_size
+
+
+def _names(view: View, gfid: Gfid) -> set[tuple[str, str]]:
+    rows = [] if gfid == ROOT else view.index.rows(gfid)
+    return {(r.parent.hex(), base64.b64encode(r.name).decode()) for r in rows if r.parent != LIMBO}
+
+
+def _named(there: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(n["parent"], n["name"]) for n in there["names"]}
+
+
+def listing(link: Link, gfid: Gfid, *, xattrs: bool = False) -> Iterator[dict[str, Any]]:
+    """A directory as the secondary has it, none where it has no such, or none any more. Raises LinkError, RemoteError."""
+    after = ""
+    while True:
+        try:
+            answer = link.call("list", {"gfid": gfid.hex(), "after": after, "limit": LISTED, "xattrs": xattrs})
+        except RemoteError as e:
+            if e.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            return  # not there, or of another kind
+        entries = answer.get("entries", [])
+        yield from entries
+        if len(entries) < LISTED:
+            return
+        after = entries[-1]["name"]
 
 
 def _there(one: Any) -> str:

@@ -38,7 +38,8 @@ def brick_verdict(brick: dict[str, Any], limits: Thresholds, now: float) -> tupl
         by = (brick.get("paused") or {}).get("by") or "?"
         reasons.append(("warning", "paused", f"Paused by {by}; changes are recorded, not applied", "georep-tui resume"))
     elif status in ("Created", "Initializing..."):
-        reasons.append(("unknown", "initializing", "Initializing: not connected yet", ""))
+        reasons.append(("unknown", "initializing", f"Initializing: not connected to {brick.get('secondary') or 'the secondary'} yet",
+                        "if this lasts: georep-tui doctor"))  # fmt: skip
     failures = brick["failures"]
     if failures and failures >= limits.failures_warning:
         level = "critical" if failures >= limits.failures_critical else "warning"
@@ -76,6 +77,23 @@ def session_verdict(bricks: Sequence[dict[str, Any]]) -> tuple[str, list[dict[st
             if r not in reasons:
                 reasons.append(r)
     return worst, reasons
+
+
+def ended(picture: dict[str, Any], now: float) -> dict[str, Any]:
+    """The last picture of an engine that ends: every brick is Stopped. What it has told of failures stays."""
+    sessions = []
+    for session in picture["sessions"]:
+        bricks = [
+            {**b, "status": "Stopped", "crawl_status": "N/A", "lag_seconds": None, "batch": None, "rate": None,
+             "ended": True}
+            for b in session["bricks"]
+        ]  # fmt: skip
+        for brick in bricks:
+            brick["verdict"], brick["reasons"] = brick_verdict(brick, Thresholds(), now)
+        verdict, reasons = session_verdict(bricks)
+        sessions.append({**session, "state": "Stopped", "lag_seconds": None, "verdict": verdict, "reasons": reasons,
+                         "bricks": bricks, "ended": True})  # fmt: skip
+    return {**picture, "time": now, "sessions": sessions}
 
 
 STATES = ("Faulty", "Held", "Stopped", "Paused", "Initializing...", "Created", "Active", "Passive")

@@ -14,9 +14,9 @@ from typing import Any
 
 from engine.link import Link
 from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Mark, Slot, Stat, gfid_text
-from engine.volume.base import Gone, View
+from engine.sides import listing
+from engine.volume.base import Gone, Indirect, View
 
-_PAGE = 1000
 _HASH = 256
 
 
@@ -193,27 +193,20 @@ class Comparison:
 
     def _remote(self, gfid: Gfid) -> Iterator[dict[str, Any]]:
         """The entries of a directory as they really are on the secondary."""
-        after = ""
-        while True:
-            answer = self.link.call("list", {"gfid": gfid.hex(), "after": after, "limit": _PAGE, "xattrs": self.xattrs})
-            entries = answer.get("entries", [])
-            for e in entries:
-                name = base64.b64decode(e["name"])
-                if gfid == ROOT and name == STATE_DIR:
-                    continue
-                mode = int(e["mode"])
-                xattrs = e.get("xattrs")
-                yield {
-                    "name": name, "gfid": bytes.fromhex(e["gfid"]) if e.get("gfid") else None,
-                    "mode": mode, "kind": _stat.S_IFMT(mode), "uid": int(e["uid"]), "gid": int(e["gid"]),
-                    "size": int(e["size"]), "mtime_ns": int(e["mtime_ns"]), "rdev": int(e.get("rdev") or 0),
-                    "link": base64.b64decode(e["link"]) if e.get("link") is not None else None,
-                    "xattrs": None if xattrs is None
-                    else {base64.b64decode(k): base64.b64decode(v) for k, v in xattrs.items()},
-                }  # fmt: skip
-            if len(entries) < _PAGE:
-                return
-            after = entries[-1]["name"]
+        for e in listing(self.link, gfid, xattrs=self.xattrs):
+            name = base64.b64decode(e["name"])
+            if gfid == ROOT and name == STATE_DIR:
+                continue
+            mode = int(e["mode"])
+            xattrs = e.get("xattrs")
+            yield {
+                "name": name, "gfid": bytes.fromhex(e["gfid"]) if e.get("gfid") else None,
+                "mode": mode, "kind": _stat.S_IFMT(mode), "uid": int(e["uid"]), "gid": int(e["gid"]),
+                "size": int(e["size"]), "mtime_ns": int(e["mtime_ns"]), "rdev": int(e.get("rdev") or 0),
+                "link": base64.b64decode(e["link"]) if e.get("link") is not None else None,
+                "xattrs": None if xattrs is None
+                else {base64.b64decode(k): base64.b64decode(v) for k, v in xattrs.items()},
+            }  # fmt: skip
 
 
 def still_different(comparison: Comparison, differences: list[Difference], index_path: Callable[[Gfid], bytes | None]) -> list[Difference]:
@@ -239,8 +232,11 @@ def settled(view: View, root: bytes, difference: Difference, mark: Mark, before:
     """
     if difference.gfid is None:
         return difference in before
-    for _, st in view.paths(difference.gfid, root):
-        return st.st_ctime < mark.sec
+    try:
+        for _, st in view.paths(difference.gfid, root):
+            return st.st_ctime < mark.sec
+    except Indirect:
+        return difference in before
     return False
 
 

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine import backoff
 from engine.apply import BRICK_ERRNOS, BRICK_HINTS, Problem, Result
 from engine.batches import Batches
 from engine.guard import DeleteGuard, Hold, hold_id
 from engine.ledger import Ledger
 from engine.link import Link, SshTarget, connect
-from engine.model import NO_MARK, EngineError, Mark, Slot
+from engine.model import NO_MARK, EngineError, Gfid, Mark, Slot
+from engine.nodes import Nodes, Stay
 from engine.options import Options
-from engine.reconcile import Decision, slot_params
+from engine.reconcile import Decision
 from engine.register import register_volume
 from engine.status import BrickStatus
 from engine.transfer.limit import Bandwidth
@@ -31,15 +33,12 @@ FATAL = frozenset((
 ))  # fmt: skip
 """Faults that, at the very first try of a run, are for the person who started it, not for patience."""
 
-BACKOFF_FIRST, BACKOFF_MOST, STEADY = 1.0, 60.0, 60.0
-"""Seconds: first pause after a fault, the longest, and how long a worker must be up for the first to hold again."""
-
 
 class Restart(EngineError):
-    """The options were changed: the worker begins anew."""
+    """The options were changed, or the node of the secondary: the worker begins anew."""
 
     def __init__(self) -> None:
-        super().__init__("the worker begins anew with other options", code="restart")
+        super().__init__("the worker begins anew", code="restart")
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Job:
 class Worker:
     """Replicates one brick in a thread of its own until stopped; a fault is shown and retried (ERR-4).
 
+    `nodes` has the node that its agent runs on, with those of the other workers.
     `options` gives the configuration of now; `log(level, text)` and `event(name, fields)` publish. `on_idle` is called
     when all that is recorded is on the secondary.
     """
@@ -79,6 +79,7 @@ class Worker:
         self,
         seat: Seat,
         primary: Primary,
+        nodes: Nodes,
         options: Callable[[], Options],
         status: BrickStatus,
         ledger: Ledger,
@@ -90,6 +91,7 @@ class Worker:
     ) -> None:
         self.seat = seat
         self.primary = primary
+        self.nodes = nodes
         self.options = options
         self.status = status
         self.ledger = ledger
@@ -102,7 +104,8 @@ class Worker:
         self.recovering: float | None = None
         """Since when (unix time) the agent is repeating what a crash left between its disk and its index."""
         first = options()
-        self.guard = DeleteGuard(first.delete_guard_share, first.delete_guard_window, first.delete_guard_minimum)
+        self.guard = DeleteGuard(first.delete_guard_share, first.delete_guard_window, first.delete_guard_minimum,
+                                 born=primary.born)  # fmt: skip
         self.stopping = threading.Event()
         self.wake = threading.Event()
         self.paused = False
@@ -215,9 +218,12 @@ class Worker:
         left: list[Problem] = []
 
         def job(batches: Batches) -> None:
+            moved: dict[Gfid, None] = {}
+            below: list[Gfid] = []
             for slot in extra:
-                batches.link.call("clear_slot", slot_params(slot))
-            left.extend(batches.reconciler.settle(problems, result))
+                batches.reconciler.clear(slot, moved, moved, below, result)
+            more = [Problem(gfid, None, "META", 0, "moved") for gfid in (*moved, *below)]
+            left.extend(batches.reconciler.settle(problems + more, result))
             batches.commit_now(purge_foreign=True)
 
         self.do(job, 600)
@@ -226,7 +232,6 @@ class Worker:
     # ---- life ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        pause = BACKOFF_FIRST
         attempt = 0
         try:
             while not self.stopping.is_set():
@@ -253,11 +258,10 @@ class Worker:
                     self.on_fatal(error)
                     return
                 self.ever_connected = True
-                if time.monotonic() - began > STEADY:
-                    pause, attempt = BACKOFF_FIRST, 0
+                if time.monotonic() - began > backoff.STEADY:
+                    attempt = 0
+                wait = backoff.pause(attempt) * random.uniform(0.8, 1.2)
                 attempt += 1
-                wait = pause * random.uniform(0.8, 1.2)
-                pause = min(pause * 2, BACKOFF_MOST)
                 self.status.faulty(error, attempt=attempt, retry_at=time.time() + wait)
                 self.event("faulty", {"code": error.code, "text": error.text, "hint": error.hint})
                 self.log("error", f"{error.text}{' — ' + error.hint if error.hint else ''}")
@@ -282,26 +286,41 @@ class Worker:
         self._check_recorder()
         if not self.primary.stranger and not self._await_turn():
             return
+        with self.nodes.stay(self.stopping) as stay:
+            try:
+                self._replicate(stay, options)
+            except Restart:
+                raise
+            except EngineError as e:
+                told = self.nodes.ended(stay, e)
+                if told is e:
+                    raise
+                raise told or Restart() from e
+
+    def _replicate(self, stay: Stay, options: Options) -> None:
+        """The same on one node."""
         link, hello = connect(
-            self.seat.target, self.seat.root, options.secondary_timeout or 120,
+            replace(self.seat.target, host=stay.host), self.seat.root, options.secondary_timeout or 120,
             {"root_name": self.seat.root_name, "session": self.seat.session, "brick": self.seat.brick,
              "primary": self.seat.primary_text, "node": self.seat.node, "volume": self.seat.volume},
         )  # fmt: skip
         self.link = link
         view: View | None = None
         try:
+            self.nodes.connected(stay, link)
             if self.seat.dry_run:
                 self._dry_run(hello)
                 return
             self.primary.paired(hello, link)
+            self.nodes.learn(stay, hello)
             if not self.primary.elected():
                 raise Restart()
             self._register(link, hello)
+            self.nodes.settled(stay)
             self.ever_connected = True
             view = self.primary.view()
             batch = Batches(self, link, view)
             try:
-                batch.recover_limbo()
                 batch.run()
             finally:
                 batch.close()
@@ -416,7 +435,7 @@ class Worker:
                                       "adopt": options.adopt, "clear": clear})  # fmt: skip
         self.recovering = time.time() if begun.get("recovering") else None
         self.objects = 0 if clear else int(begun.get("objects") or 0)
-        self.status.connected(secondary_node=str(hello.get("node") or seat.target.host or seat.node))
+        self.status.connected(secondary_node=str(hello.get("node") or link.target.host or seat.node))
         self.status.secondary_free(hello.get("statfs"))
         feed = self.primary.feed
         if feed is None:

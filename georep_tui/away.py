@@ -38,6 +38,13 @@ class Away:
     command: str = ""
     config: str = ""
 
+    @property
+    def elsewhere(self) -> bool:
+        """On other nodes? Raises EngineError where it is said how, and not on which."""
+        if (self.command or self.config) and not self.ssh:
+            raise EngineError("--ssh-command and --ssh-config need --ssh", hint="--ssh [USER@]HOST[:PORT]", code="usage")
+        return bool(self.ssh)
+
 
 @contextlib.contextmanager
 def look(session: str, away: Away, questions: Questions | None = None) -> Iterator[Source]:
@@ -47,11 +54,10 @@ def look(session: str, away: Away, questions: Questions | None = None) -> Iterat
     """
     from georep_tui.sources.several import Several
 
-    if (away.command or away.config) and not away.ssh:
-        raise EngineError("--ssh-command and --ssh-config need --ssh", hint="--ssh [USER@]HOST[:PORT]", code="usage")
+    elsewhere = away.elsewhere
     sources: list[Source] = []
     try:
-        if away.ssh:
+        if elsewhere:
             sources += _nodes(away, questions)
         elif away.gsyncd:
             from georep_tui.sources.gsyncd import GsyncdSource

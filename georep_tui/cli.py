@@ -414,9 +414,18 @@ def config(
 def doctor(
     words: Annotated[list[str], typer.Argument(metavar="SESSION | PRIMARY… SECONDARY")],
     as_json: JSON = False,
+    ssh: SSH = [],  # noqa: B006
+    ssh_command: SSH_COMMAND = "",
+    ssh_config: SSH_CONFIG = "",
     state_dir: STATE = "",
 ) -> None:
     """Look for what would keep a session (a file, or a name known here), or two addresses, from being replicated."""
+    away = Away(ssh, False, ssh_command, ssh_config)
+    if away.elsewhere:
+        from georep_tui.doctor_afar import examine_afar
+
+        _done(examine_afar(words, away, state_dir, as_json=as_json))
+        return
     from georep_tui.doctor import examine
 
     _done(examine(words, state_dir, as_json=as_json))

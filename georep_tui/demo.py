@@ -35,7 +35,7 @@ def run_demo(*, no_ui: bool, seconds: float | None = None) -> int:
         if not no_ui:
             from georep_tui.running import show
 
-            return show(session)
+            return show(session, seconds=seconds)
         return _headless(session, work, place, seconds)
 
 

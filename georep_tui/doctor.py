@@ -65,14 +65,24 @@ def examine(words: Sequence[str], state_dir: str = "", *, as_json: bool = False)
     for step in _steps(words[0], base) if len(words) == 1 else _pair(words, base):
         found.append(step)
         if not as_json:
-            output.say(f"{_SIGNS[step.result]} {step.step}: {escape(step.text)}")
-            if step.hint and step.result != "ok":
-                output.say(f"    {escape(step.hint)}")
-            sys.stdout.flush()
-    bad = any(s.result == "failed" for s in found)
+            show(step)
+    bad = failed(found)
     if as_json:
         output.say_json({"session": session, "ok": not bad, "steps": [asdict(s) for s in found]})
     return output.INCOMPLETE if bad else output.DONE
+
+
+def failed(steps: Sequence[Step]) -> bool:
+    """Did one of them fail?"""
+    return any(s.result == "failed" for s in steps)
+
+
+def show(step: Step) -> None:
+    """A step as a line, and what mends it below."""
+    output.say(f"{_SIGNS[step.result]} {escape(step.step)}: {escape(step.text)}")
+    if step.hint and step.result != "ok":
+        output.say(f"    {escape(step.hint)}")
+    sys.stdout.flush()
 
 
 def _pair(words: Sequence[str], base: str) -> Iterator[Step]:

@@ -44,12 +44,15 @@ def detachable(work: Callable[[Leave], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     read, write = os.pipe()
+    # a SIGTERM before the handler would end what waits in front, and leave the work without it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid == 0:
         os.close(read)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _child(work, write)
     os.close(write)
-    return _wait(pid, read)
+    return _wait(pid, read, before)
 
 
 def _child(work: Callable[[Leave], int], pipe: int) -> None:
@@ -63,11 +66,12 @@ def _child(work: Callable[[Leave], int], pipe: int) -> None:
         os._exit(code)
 
 
-def _wait(pid: int, read: int) -> int:
+def _wait(pid: int, read: int, before: set[int | signal.Signals]) -> int:
     def hand_on(number: int, _frame: FrameType | None) -> None:
         os.kill(pid, number)
 
     signal.signal(signal.SIGTERM, hand_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     if os.read(read, 1) == _LEAVE:

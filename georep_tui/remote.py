@@ -243,8 +243,10 @@ class NodeSource:
         """Its line has ended: what it had heard is kept, and the next line goes on from there."""
         branch.line.close()
         left, seq = branch.line.drained()
-        hello = branch.line.known
+        hello, last = branch.line.known, branch.line.last()
         with self._lock:
+            if last is not None:
+                self._last[branch.name] = last
             self._left += left
             if hello is not None and seq is not None:
                 self._seen[branch.name] = (hello["boot_id"], seq)

@@ -57,7 +57,7 @@ def _open(begun: Begin, log_format: str) -> Session:
 
 
 @contextlib.contextmanager
-def _serving(session: Session, read_only: bool, record: str = "") -> Iterator[None]:
+def _serving(session: Session, read_only: bool, record: str = "") -> Iterator[ControlServer]:
     """The control socket, and a recording where one is wanted, around a session; it is stopped at the end."""
     options = session.config.options
     with contextlib.ExitStack() as stack:
@@ -72,7 +72,7 @@ def _serving(session: Session, read_only: bool, record: str = "") -> Iterator[No
             from georep_tui.sources.recording import Recording
 
             stack.enter_context(Recording(session, record))
-        yield
+        yield server
 
 
 def show(
@@ -83,21 +83,28 @@ def show(
     metrics: str = "",
     record: str = "",
     leave: Leave | None = None,
+    seconds: float | None = None,
 ) -> int:
     """Start a session and show its console; goes on without when a person leaves it so, or the terminal is lost.
 
-    Returns the exit code; the session is stopped then. Raises EngineError, SourceError.
+    Without `leave` (a demonstration) it goes on only while somebody is attached. It ends after `seconds`. Returns the
+    exit code; the session is stopped then. Raises EngineError, SourceError.
     """
     from georep_tui.headless import Signals
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_serving(session, read_only, record))
+        server = stack.enter_context(_serving(session, read_only, record))
         if metrics:
             from georep_tui.metrics import MetricsServer
 
             stack.enter_context(MetricsServer(metrics, session.snapshot))
         signals = stack.enter_context(Signals())
         session.start()
+        if seconds is not None:
+            timer = threading.Timer(seconds, session.finished.set)
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
         left = threading.Event()
         threading.Thread(target=_end_screen, args=(session, left), name="session end", daemon=True).start()
         try:
@@ -114,8 +121,8 @@ def show(
                 leave.now(f"session {session.name} goes on without a screen (pid {os.getpid()}); "
                           f"georep-tui attach {session.name} shows it, stop {session.name} ends it")  # fmt: skip
         elif goes_on:
-            goes_on = choice.name == "LOST"  # nowhere to go: a demonstration ends with its screen
-        while goes_on and not signals.asked.is_set() and not session.wait_finished(0.5):
+            goes_on = choice.name == "LOST" and server.watched  # nowhere to go: a demonstration ends with its screen
+        while goes_on and (leave is not None or server.watched) and not signals.asked.is_set() and not session.wait_finished(0.5):
             pass
         interrupted = signals.received == signal.SIGINT
         code = session.exit_code if session.spec.once and session.finished.is_set() else DONE

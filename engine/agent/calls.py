@@ -46,6 +46,7 @@ class Calls:
             "sweep": self._sweep, "limbo": self._limbo, "commit": self._commit, "lookup": self._lookup,
             "slot": self._slot, "list": self._list, "place": self._place, "remove": self._remove,
             "clear_slot": self._clear_slot, "stage": self._stage, "unstage": self._unstage,
+            "here": self._here,
         }  # fmt: skip
 
     def answer(self, ident: int, request: object) -> Optional[dict[str, Any]]:
@@ -65,7 +66,7 @@ class Calls:
                 raise CallError(f"call {method!r} is not known", "unknown-call", "", errno.ENOSYS)
             return {"result": run(params)}
         except CallError as e:
-            return _error(e.text, e.code, e.errno, e.hint)
+            return _error(e.text, e.code, e.errno, e.hint, node=e.node)
         except OpError as e:
             return _error(e.text, "operation", e.errno, found=e.found)
         except OSError as e:
@@ -278,7 +279,10 @@ class Calls:
     def _remove(self, params: Params) -> Result:
         held = self.need()
         held.applying()
-        return {"names": held.remove(_gfid(params["gfid"]))}
+        return {"names": held.remove(_gfid(params["gfid"]), {_gfid(g) for g in params.get("below") or ()})}
+
+    def _here(self, params: Params) -> Result:
+        return {"here": [g.hex() for g in self.need().here([_gfid(g) for g in params["gfids"]])]}
 
     def _clear_slot(self, params: Params) -> Result:
         held = self.need()
@@ -314,7 +318,12 @@ def _slot(params: Params) -> Slot:
         raise ValueError(f"a name that is not base64: {params['name']!r}") from e
 
 
-def _error(text: str, code: str, number: int, hint: str = "", found: Gfid = b"") -> dict[str, Any]:
-    """`found` is the gfid that was in the way."""
-    error = {"text": text, "code": code, "errno": number, "hint": hint}
-    return {"error": {**error, "found": found.hex()} if found else error}
+def _error(text: str, code: str, number: int, hint: str = "", found: Gfid = b"",
+           node: Optional[dict[str, str]] = None) -> dict[str, Any]:  # fmt: skip
+    """`found` is the gfid that was in the way, `node` who would not refuse it."""
+    error: dict[str, Any] = {"text": text, "code": code, "errno": number, "hint": hint}
+    if found:
+        error["found"] = found.hex()
+    if node is not None:
+        error["node"] = node
+    return {"error": error}

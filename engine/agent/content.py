@@ -122,7 +122,7 @@ class Contents:
                 failed = e
             except OSError as e:
                 failed = system_error(e, "content")
-            results.append(_result(index, size, mtime, failed))
+            results.append(file_result(index, size, mtime, failed))
         return results
 
     def begin(self, ident: int, request: wire.FileBegin) -> None:
@@ -148,16 +148,10 @@ class Contents:
         one = self._open.get(ident)
         if one is None or one.failed is not None:
             return
-        if len(payload) < wire.FILE_OFFSET.size:
-            one.failed = OpError(errno.EBADMSG, "refused: a piece without an offset")
-            return
-        (offset,) = wire.FILE_OFFSET.unpack_from(payload, 0)
         try:
-            with memoryview(payload)[wire.FILE_OFFSET.size :] as data:
-                self._check_range(one, offset, len(data))
-                done = 0
-                while done < len(data):
-                    done += os.pwrite(one.fd, data[done:], offset + done)
+            offset, data = piece_of(payload, one.size)
+            with data:
+                write_at(one.fd, data, offset)
         except OpError as e:
             one.failed = e
         except OSError as e:
@@ -168,23 +162,14 @@ class Contents:
         one = self._open.get(ident)
         if one is None or one.failed is not None:
             return
-        if len(payload) != wire.FILE_HOLE.size:
-            one.failed = OpError(errno.EBADMSG, "refused: a hole without a range")
-            return
-        offset, length = wire.FILE_HOLE.unpack(payload)
         try:
-            self._check_range(one, offset, length)
+            offset, length = hole_of(payload, one.size)
             if one.delta and length:
                 system.punch_hole(one.fd, offset, length)
         except OpError as e:
             one.failed = e
         except OSError as e:
             one.failed = system_error(e, "content")
-
-    @staticmethod
-    def _check_range(one: _Open, offset: int, length: int) -> None:
-        if offset + length > one.size:
-            raise OpError(errno.EFBIG, f"refused: bytes {offset}+{length} of a file of {one.size}")
 
     def end(self, ident: int, stat: Stat, xattrs: Xattrs) -> FileResult:
         """Set the size to stat.size, then attributes; check that the object is still in its place (SYN-5)."""
@@ -212,7 +197,7 @@ class Contents:
         finally:
             if one.fd >= 0:
                 os.close(one.fd)
-        return _result(0, size, mtime, failed)
+        return file_result(0, size, mtime, failed)
 
     def abort(self, ident: int) -> None:
         """Give a file up."""
@@ -245,7 +230,39 @@ class Contents:
         return failures
 
 
-def _result(index: int, size: int, mtime: int, failed: Optional[OpError]) -> FileResult:
+def piece_of(payload: Payload, size: int) -> tuple[int, memoryview]:
+    """Offset and bytes of a piece of a file of `size` bytes. OpError EBADMSG, EFBIG."""
+    if len(payload) < wire.FILE_OFFSET.size:
+        raise OpError(errno.EBADMSG, "refused: a piece without an offset")
+    (offset,) = wire.FILE_OFFSET.unpack_from(payload, 0)
+    data = memoryview(payload)[wire.FILE_OFFSET.size :]
+    _check_range(offset, len(data), size)
+    return offset, data
+
+
+def hole_of(payload: Payload, size: int) -> tuple[int, int]:
+    """Offset and length of a hole in a file of `size` bytes. OpError EBADMSG, EFBIG."""
+    if len(payload) != wire.FILE_HOLE.size:
+        raise OpError(errno.EBADMSG, "refused: a hole without a range")
+    offset, length = wire.FILE_HOLE.unpack(payload)
+    _check_range(offset, length, size)
+    return offset, length
+
+
+def _check_range(offset: int, length: int, size: int) -> None:
+    if offset + length > size:
+        raise OpError(errno.EFBIG, f"refused: bytes {offset}+{length} of a file of {size}")
+
+
+def write_at(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of it there."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
+def file_result(index: int, size: int, mtime: int, failed: Optional[OpError]) -> FileResult:
+    """What came of one file, with the size in bytes and the mtime in nanoseconds as they are seen now."""
     if failed is None:
         return FileResult(index, 0, size, mtime, "")
     return FileResult(index, failed.errno, size, mtime, failed.text)

@@ -213,6 +213,8 @@ class Entries:
             self._take_over(i, op, slot, pfd, st, where, out)
         elif where is not None:
             self._bring(where, gfid, pfd, slot, row, st)
+            if where.in_limbo and op.fop == _MKDIR:
+                out.made[gfid] = None  # nobody told what became of it while it was away
             self._present(i, op, where._replace(pfd=pfd, name=slot.name), out)
         else:
             self._make(i, op, pfd, slot, row, st, out)

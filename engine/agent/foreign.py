@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat as _stat
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def stat_of(tree: Tree, path: tuple[bytes, ...]) -> Optional[os.stat_result]:
 
 
 def sweep(tree: Tree, since_ns: int = 0) -> int:
-    """Move what is unknown to limbo; how many objects, those inside of directories included.
+    """Move what is unknown to limbo; how many objects, those inside of directories included. Directories keep their times.
 
     With `since_ns` only what was made or changed since then (ctime, unix time in nanoseconds): after a crash that is
     what the interrupted operations made and nothing later accounted for.
@@ -75,7 +76,11 @@ def sweep(tree: Tree, since_ns: int = 0) -> int:
             if st is None or st.st_ctime_ns < since_ns:
                 continue
         name = f.path[-1]
-        tree.banish(tree.dirfd(f.parent), name)
+        pfd = tree.dirfd(f.parent)
+        before = os.fstat(pfd)
+        tree.banish(pfd, name)
+        with contextlib.suppress(PermissionError):  # of someone else: they can't be set by anyone but root
+            os.utime(f"/proc/self/fd/{pfd}", ns=(before.st_atime_ns, before.st_mtime_ns))
         if tree.index.get(f.parent, name) is not None:
             tree.index.remove_slot(f.parent, name)
         tree.dirs.settle()

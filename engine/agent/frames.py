@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import struct
@@ -70,6 +71,10 @@ class FrameError(Exception):
 
 class FrameTimeout(Exception):
     """Nothing came within the time given to FrameReader.read."""
+
+
+class SourceError(OSError):
+    """A file whose bytes were to be sent could not be read; the line itself is well."""
 
 
 class FrameReader:
@@ -160,6 +165,43 @@ def write_frame(fd: int, kind: int, ident: int, *buffers: Buffer) -> int:
     else:
         write_all(fd, [head, *buffers])
     return total
+
+
+def write_frame_of(fd: int, kind: int, ident: int, head: bytes, source: int, offset: int, length: int) -> int:
+    """Write one frame whose payload is `head` and `length` bytes of the open file `source`; the file's bytes in it.
+
+    The kernel moves them from its cache into a pipe without copying them. Where the file ends before that, or cannot be
+    read (SourceError), zeros make up the frame, so that the line stays in step. The descriptor must be blocking.
+    """
+    write_all(fd, [header(kind, ident, len(head) + length) + head])
+    done = 0
+    try:
+        while done < length:
+            n = _send_some(fd, source, offset + done, length - done)
+            if n == 0:
+                break
+            done += n
+    finally:
+        if done < length:
+            write_all(fd, [bytes(length - done)])
+    return done
+
+
+def _send_some(fd: int, source: int, offset: int, length: int) -> int:
+    """Some bytes of a file at least, 0 at its end. SourceError; OSError of the line."""
+    try:
+        return os.sendfile(fd, source, offset, length)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise SourceError(e.errno, e.strerror) from e
+    try:  # this file, or this line, cannot do that
+        data = os.pread(source, min(length, _READ), offset)
+    except OSError as e:
+        raise SourceError(e.errno, e.strerror) from e
+    write_all(fd, [data])
+    return len(data)
 
 
 def write_all(fd: int, buffers: list[Buffer]) -> None:

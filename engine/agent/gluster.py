@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 import uuid
+from collections.abc import Container
 from typing import Any, Optional
 
 from engine.agent import gluster_repair, system
@@ -14,16 +15,16 @@ from engine.agent.gluster_barrier import PREFIX, Barrier, clear_left
 from engine.agent.gluster_content import GlusterContents, open_regular
 from engine.agent.gluster_entries import GlusterEntries
 from engine.agent.gluster_info import describe
-from engine.agent.gluster_lease import Lease, read_xattr, write_xattr
+from engine.agent.gluster_lease import Leases, read_xattr, write_xattr
 from engine.agent.gluster_listing import Listings, look_at_slot, lookup
-from engine.agent.gluster_mount import Mount
+from engine.agent.gluster_mount import Mount, state_directory
 from engine.agent.gluster_objects import Objects, inode_of, text_of
 from engine.agent.gluster_pool import Pool
 from engine.agent.handles import OpError
 from engine.agent.repair import Placed
 from engine.agent.state import CallError, free_space
-from engine.agent.types import EntryOp, Gfid, Outcome, Slot, Stat
-from engine.agent.wire import Xattrs
+from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
+from engine.agent.wire import FileBegin, FileResult, Put, Xattrs
 
 Result = dict[str, Any]
 
@@ -32,7 +33,6 @@ OWNER = "trusted.georep.session"
 MARK = "trusted.georep.mark."
 """Then the id of session and brick: that brick's copy of the mark (MRK-7)."""
 
-_STATE = "/run/georep-tui"
 _INTERNAL = (b".trashcan", PREFIX)
 """How names in the root begin that are not replicated."""
 
@@ -66,8 +66,9 @@ class Secondary:
             "exists": True, "fresh": owner is None, "empty": empty, "session": (owner or {}).get("session"),
             "brick": None if mine is None else mine.get("brick"), "primary": (owner or {}).get("primary"),
             "mark": None if mine is None else mine.get("mark"), "limbo": [], "objects": None, "statfs": free_space(fd),
-            "volume_id": info.id, "nodes": info.nodes, "subvolumes": info.subvolumes,
-            "volume": {"id": info.id, "name": info.name, "nodes": info.nodes, "distribute": info.subvolumes,
+            "volume_id": info.id, "node_id": info.node_id, "subvolumes": info.subvolumes,
+            "nodes": [{"host": host, "id": node} for host, node in info.nodes],
+            "volume": {"id": info.id, "name": info.name, "distribute": info.subvolumes,
                        "replica": info.replica, "version": info.version, "local": info.all_local},
         }  # fmt: skip
 
@@ -77,18 +78,17 @@ class Secondary:
 
 
 class GlusterTarget:
-    """A volume taken for one brick of a session. One agent for each brick at a time (SAFE-5)."""
+    """A volume taken for one brick of a session. One agent for each brick at a time, all on one node (SAFE-5)."""
 
     def __init__(self, secondary: Secondary, session: dict[str, str], *, take_over: bool, wait: float) -> None:
-        """`wait` in seconds for the lock. Raises CallError `locked`, `other-session`; OSError."""
+        """`wait` in seconds for the leases. Raises CallError `other-node`, `locked`, `other-session`; OSError."""
         self._secondary = secondary
         self.session = session
         self.root_fd = secondary.mount.fd
         self._key = MARK + mark_id(session["session"], session["brick"])
-        os.makedirs(_STATE, 0o700, exist_ok=True)
         info = secondary.info
-        self._lease = Lease(self.root_fd, info.id, self._key[len(MARK) :], info.own or os.uname().nodename, wait)
-        self._gfids_fd = os.open(f"{_STATE}/{secondary.info.id}.gfids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._leases = Leases(self.root_fd, info.id, session["session"], self._key[len(MARK) :], info.node_id, wait)
+        self._gfids_fd = os.open(f"{state_directory()}/{secondary.info.id}.gfids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._bricks: list[int] = []
         self._stage: Optional[Mount] = None
         self._stages: dict[str, list[Gfid]] = {}
@@ -106,10 +106,7 @@ class GlusterTarget:
         self._entries = GlusterEntries(self.objects, self.pool, secondary.several, self._durable)
         self._contents = contents = GlusterContents(self.objects, self.pool, self._durable)
         self._listings = Listings(self.objects, self.pool, _INTERNAL)
-        self.puts, self.metas = contents.puts, contents.metas
-        self.file_begin, self.file_data, self.file_hole = contents.begin, contents.data, contents.hole
-        self.file_end, self.file_abort = contents.end, contents.abort
-        self.page = self._listings.page
+        self.file_data, self.file_hole, self.file_abort = contents.data, contents.hole, contents.abort
 
     def _own(self, take_over: bool) -> None:
         """Note whose it is, unless it is another session's (SAFE-5)."""
@@ -128,7 +125,7 @@ class GlusterTarget:
 
     def applying(self) -> None:
         """Is this still the agent of its brick? CallError."""
-        self._lease.check()
+        self._leases.check()
 
     def settle(self) -> None:
         """Close directories that were pushed out."""
@@ -143,32 +140,74 @@ class GlusterTarget:
         applied = self._entries.apply(ops)
         return applied.failures, list(applied.made), applied.sizes
 
+    def puts(self, puts: list[Put]) -> list[FileResult]:
+        """Replace the content of small files."""
+        with self.objects.together():
+            return self._contents.puts(puts)
+
+    def metas(self, ops: list[MetaOp]) -> list[Outcome]:
+        """Set attributes; the failures."""
+        with self.objects.together():
+            return self._contents.metas(ops)
+
+    def file_begin(self, ident: int, request: FileBegin) -> None:
+        """Content in pieces follows."""
+        with self.objects.together():
+            self._contents.begin(ident, request)
+
+    def file_end(self, ident: int, stat: Stat, xattrs: Xattrs) -> FileResult:
+        """The end of it."""
+        with self.objects.together():
+            return self._contents.end(ident, stat, xattrs)
+
     def open_file(self, gfid: Gfid) -> int:
         """A descriptor for reading a regular file."""
-        return open_regular(self.objects, gfid, os.O_RDONLY)[0]
+        with self.objects.together():
+            return open_regular(self.objects, gfid, os.O_RDONLY)[0]
 
     def lookup(self, gfid: Gfid) -> Optional[Result]:
         """Where an object is."""
-        return lookup(self.objects, gfid)
+        with self.objects.together():
+            return lookup(self.objects, gfid)
 
     def look_at_slot(self, slot: Slot) -> Result:
         """What is at a slot."""
-        return look_at_slot(self.objects, slot)
+        with self.objects.together():
+            return look_at_slot(self.objects, slot)
+
+    def page(self, gfid: Gfid, after: bytes, limit: int, xattrs: bool) -> list[Result]:
+        """Entries of a directory by name."""
+        with self.objects.together():
+            return self._listings.page(gfid, after, limit, xattrs)
+
+    def here(self, gfids: list[Gfid]) -> list[Gfid]:
+        """Those of which there is something left, under whatever name."""
+        found: dict[int, bool] = {}
+
+        def work(i: int) -> None:
+            found[i] = not self.objects.absent(gfids[i])
+
+        with self.objects.together():
+            self.pool.each(work, len(gfids))
+        return [g for i, g in enumerate(gfids) if found.get(i)]
 
     def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
               replace: bool) -> Placed:  # fmt: skip
         """Make exactly this object be at exactly these slots; what is in the way is not touched, whatever `replace`."""
         del replace
         self.objects.settle()
-        return gluster_repair.place(self.objects, self._entries, gfid, slots, stat, link, xattrs)
+        with self.objects.alone():
+            return gluster_repair.place(self.objects, self._entries, gfid, slots, stat, link, xattrs)
 
-    def remove(self, gfid: Gfid) -> int:
-        """Take an object away."""
-        return gluster_repair.remove(self.objects, self._entries, gfid)
+    def remove(self, gfid: Gfid, below: Container[Gfid]) -> int:
+        """Take an object away, with those of `below` that are in it."""
+        with self.objects.alone():
+            return gluster_repair.remove(self.objects, self._entries, gfid, below)
 
     def clear_slot(self, slot: Slot) -> Optional[Gfid]:
         """Free a name."""
-        return gluster_repair.clear_slot(self.objects, self._entries, slot)
+        with self.objects.alone():
+            return gluster_repair.clear_slot(self.objects, slot)
 
     def statfs(self) -> dict[str, int]:
         """Free space as a client sees it."""
@@ -230,7 +269,7 @@ class GlusterTarget:
     def commit(self, mark: Optional[dict[str, int]], extra: Optional[dict[str, Any]] = None) -> Result:
         """Everything durable, then the copy of the mark, durable (MRK-6). OSError: nothing is acknowledged."""
         self.objects.settle()
-        self._lease.check()
+        self._leases.check()
         self._sync()
         if mark is not None:
             write_xattr(self.root_fd, self._key, {**self.session, "mark": mark, "time": time.time(), **(extra or {})})
@@ -254,7 +293,7 @@ class GlusterTarget:
         for fd in (*self._bricks, self._gfids_fd):
             os.close(fd)
         self._bricks = []
-        self._lease.close()
+        self._leases.close()
 
 
 def mark_id(session: str, brick: str) -> str:

@@ -9,7 +9,7 @@ import threading
 from typing import Callable, Optional
 
 from engine.agent import system, wire
-from engine.agent.content import OPEN_FILES, finish, write_whole
+from engine.agent.content import OPEN_FILES, file_result, finish, hole_of, piece_of, write_at, write_whole
 from engine.agent.frames import Payload
 from engine.agent.gluster_objects import Objects, inode_of, set_found
 from engine.agent.gluster_pool import Needs, Pool
@@ -76,7 +76,7 @@ class GlusterContents:
                 failed = e
             except OSError as e:
                 failed = system_error(e, "content")
-            results[i] = _result(i, size, mtime, failed)
+            results[i] = file_result(i, size, mtime, failed)
 
         self._pool.run(work, [Needs((p.gfid,), (), False) for p in puts])
         return [r for r in results if r is not None]
@@ -146,29 +146,27 @@ class GlusterContents:
         one = self._open.get(ident)
         if one is None or one.failed is not None:
             return
-        if len(payload) < wire.FILE_OFFSET.size:
-            one.failed = OpError(errno.EBADMSG, "refused: a piece without an offset")
+        try:
+            offset, data = piece_of(payload, one.size)
+        except OpError as e:
+            one.failed = e
             return
-        (offset,) = wire.FILE_OFFSET.unpack_from(payload, 0)
-        data = memoryview(payload)[wire.FILE_OFFSET.size :]
-        self._soon(one, offset, len(data), lambda: _write_at(one.fd, data, offset))
+        self._soon(one, len(data), lambda: write_at(one.fd, data, offset))
 
     def hole(self, ident: int, payload: Payload) -> None:
         """Make a range read as zeros; in a file written anew it is a hole already."""
         one = self._open.get(ident)
         if one is None or one.failed is not None:
             return
-        if len(payload) != wire.FILE_HOLE.size:
-            one.failed = OpError(errno.EBADMSG, "refused: a hole without a range")
+        try:
+            offset, length = hole_of(payload, one.size)
+        except OpError as e:
+            one.failed = e
             return
-        offset, length = wire.FILE_HOLE.unpack(payload)
         if one.delta and length:
-            self._soon(one, offset, length, lambda: system.punch_hole(one.fd, offset, length))
+            self._soon(one, length, lambda: system.punch_hole(one.fd, offset, length))
 
-    def _soon(self, one: _Open, offset: int, length: int, work: Callable[[], None]) -> None:
-        if offset + length > one.size:
-            one.failed = OpError(errno.EFBIG, f"refused: bytes {offset}+{length} of a file of {one.size}")
-            return
+    def _soon(self, one: _Open, length: int, work: Callable[[], None]) -> None:
         weight = min(length, _UNDER_WAY)
         with self._room:
             while self._bytes and self._bytes + weight > _UNDER_WAY:
@@ -219,7 +217,7 @@ class GlusterContents:
         finally:
             if one.fd >= 0:
                 os.close(one.fd)
-        return _result(0, size, mtime, failed)
+        return file_result(0, size, mtime, failed)
 
     @staticmethod
     def _written(one: _Open) -> None:
@@ -239,15 +237,3 @@ class GlusterContents:
         """Give all files up."""
         for ident in list(self._open):
             self.abort(ident)
-
-
-def _write_at(fd: int, data: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
-
-
-def _result(index: int, size: int, mtime: int, failed: Optional[OpError]) -> FileResult:
-    if failed is None:
-        return FileResult(index, 0, size, mtime, "")
-    return FileResult(index, failed.errno, size, mtime, failed.text)

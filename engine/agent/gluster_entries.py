@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
+from collections.abc import Container
 from typing import Callable, Optional
 
 from engine.agent.attributes import set_attributes, set_link_attributes
 from engine.agent.content import write_whole
-from engine.agent.gluster_objects import GONE, Objects, inode_of
+from engine.agent.gluster_objects import GONE, Objects, gfid_of, inode_of
 from engine.agent.gluster_pool import Needs, Pool, Wait
 from engine.agent.handles import OpError, check_name, kind_word, system_error
 from engine.agent.types import LIMBO, EntryOp, Fop, Gfid, Outcome, Slot, Stat
@@ -60,11 +61,13 @@ class GlusterEntries:
         """Apply operations; one that fails does not stop the next."""
         out = Applied()
         waited: set[int] = set()
+        needs = [needs_of(op) for op in ops]
 
         def work(i: int) -> None:
             op = ops[i]
+            objects = self._objects
             try:
-                with self._objects.held(op.slot, op.dest):
+                with objects.alone() if needs[i].alone else objects.together(), objects.held(op.slot, op.dest):
                     if op.fop == _RMDIR:
                         self._remove(op, patient=i in waited)
                     else:
@@ -80,7 +83,7 @@ class GlusterEntries:
             except Exception as e:  # noqa: BLE001 - one operation must not take the agent and its batch down
                 out.failures.append(Outcome(i, errno.EINVAL, f"system: {type(e).__name__}: {e}"))
 
-        self._pool.run(work, [needs_of(op) for op in ops])
+        self._pool.run(work, needs)
         out.failures.sort()
         return out
 
@@ -127,12 +130,15 @@ class GlusterEntries:
         if op.xattrs is None:
             out.made[op.gfid] = None
 
-    def place(self, i: int, op: EntryOp, slot: Slot, out: Applied) -> None:
-        """Make the object be at a slot, taken from where it is or made anew (SEC-4 to 8, 11)."""
+    def place(self, i: int, op: EntryOp, slot: Slot, out: Applied, move: bool = False) -> None:
+        """Make the object be at a slot, taken from where it is or made anew (SEC-4 to 8, 11).
+
+        A directory that is elsewhere is only moved where `move` says so (and all else waits, see `Objects.alone`).
+        """
         stat, gfid, objects = op.stat, op.gfid, self._objects
         if op.fop == _MKDIR or (stat is not None and _stat.S_ISDIR(stat.mode)):
             with objects.lock(gfid):  # agents of other bricks make the same directories
-                self._place_directory(op, slot, out)
+                self._place_directory(op, slot, out, move)
             return
         with objects.lock(gfid):  # and, after renames between subvolumes, the same files
             if stat is not None and objects.absent(gfid) and self._created(i, op, slot, out):
@@ -216,7 +222,7 @@ class GlusterEntries:
         finally:
             os.close(fd)
 
-    def _place_directory(self, op: EntryOp, slot: Slot, out: Applied) -> None:
+    def _place_directory(self, op: EntryOp, slot: Slot, out: Applied, move: bool = False) -> None:
         objects, gfid, stat = self._objects, op.gfid, op.stat
         here = objects.look(slot)
         if here is not None:
@@ -224,11 +230,16 @@ class GlusterEntries:
                 objects.remember(gfid, slot)  # bricks may have lost the handle by which a gfid is found
                 return
             raise OpError(errno.EEXIST, "occupied: another object has this name", objects.gfid_at(slot))
-        if objects.exists(gfid) is not None:
+        if objects.there(gfid):
+            # each brick's journal has each step of a directory's way: an agent that is behind must not take it back.
+            # Where it belongs (SEC-6, SEC-11) is for the primary of now to say, see `gluster_repair.place`.
+            if not move:
+                raise OpError(errno.EEXIST, "elsewhere: the directory has another name here")
             names = objects.names(gfid, True)
-            if names:
-                self._move(gfid, names[0], slot)  # SEC-6, SEC-11
-                return
+            if not names:
+                raise OpError(errno.ESTALE, "system: the directory is here, and none of its names is found")
+            self._move(gfid, names[0], slot)
+            return
         if stat is None:
             raise OpError(errno.ENOENT, "absent: the directory is not here, and what it is was not sent")
         try:
@@ -293,10 +304,10 @@ class GlusterEntries:
                 if e.errno in (errno.ENOENT, errno.ENOTDIR):
                     return
                 raise
-            if st is None:
-                return
-            if st.st_ino != inode_of(op.gfid):
-                found = objects.gfid_at(slot)
+            if st is None or st.st_ino != inode_of(op.gfid):
+                if op.fop == _RMDIR and objects.there(op.gfid):
+                    raise OpError(errno.EEXIST, "elsewhere: the directory has another name here")
+                found = objects.gfid_at(slot) if st is not None else b""
                 if not found:
                     return
                 raise OpError(errno.EEXIST, "occupied: another object has this name; not removed", found)
@@ -322,31 +333,50 @@ class GlusterEntries:
                 raise
             if not patient:
                 raise Wait from e
-            self.remove_tree(slot, gfid)
+            # agents of other bricks may be behind: what is in it may be alive, with another place on the primary
+            raise OpError(errno.ENOTEMPTY, "not empty: the directory still holds something here") from e
         objects.forget(gfid)
 
-    def remove_tree(self, slot: Slot, gfid: Gfid) -> None:
-        """Remove a directory with all that is in it, looking at its gfid and each child's before every step (SEC-3)."""
+    def remove_tree(self, slot: Slot, gfid: Gfid, below: Container[Gfid]) -> None:
+        """Remove a directory with those objects in it that are in `below`, looking at each gfid before (SEC-3).
+
+        OpError ENOTEMPTY with the gfid of something else that is in it; what could be removed has been.
+        """
         objects = self._objects
-        fd = objects.open_real(gfid)
+        pfd = objects.directory(slot.parent)
+        left = self._empty(pfd, slot.name, gfid, below)
+        if left:
+            raise OpError(errno.ENOTEMPTY, "not empty: something in it is not to be removed", left)
+        os.rmdir(slot.name, dir_fd=pfd)
+        objects.forget(gfid)
+
+    def _empty(self, pfd: int, name: bytes, gfid: Gfid, below: Container[Gfid]) -> Gfid:
+        """Empty this very directory, by its name: another one may have its gfid. What is left in it, b"" for nothing."""
+        left = b""
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pfd)
         try:
-            for name in map(os.fsencode, os.listdir(fd)):
-                child = Slot(gfid, name)
-                st = objects.look(child)
-                if st is None:
-                    continue
-                if _stat.S_ISDIR(st.st_mode):
-                    below = objects.gfid_at(child)
-                    if below and inode_of(below) == st.st_ino:
-                        self.remove_tree(child, below)
+            if os.fstat(fd).st_ino != inode_of(gfid):
+                raise OpError(errno.ESTALE, "system: it was replaced by something else just now")
+            for child in map(os.fsencode, os.listdir(fd)):
+                try:
+                    st = os.stat(child, dir_fd=fd, follow_symlinks=False)
+                except OSError as e:
+                    if e.errno in GONE:
+                        continue
+                    raise
+                one = gfid_of(b"/proc/self/fd/%d/%s" % (fd, child))
+                if not one or one not in below or inode_of(one) != st.st_ino:
+                    left = one or left or gfid
+                elif not _stat.S_ISDIR(st.st_mode):
+                    os.unlink(child, dir_fd=fd)
+                elif deeper := self._empty(fd, child, one, below):
+                    left = deeper
                 else:
-                    os.unlink(name, dir_fd=objects.directory(gfid))
+                    os.rmdir(child, dir_fd=fd)
+                    self._objects.forget(one)
         finally:
             os.close(fd)
-        st = objects.look(slot)
-        if st is not None and st.st_ino == inode_of(gfid):
-            os.rmdir(slot.name, dir_fd=objects.directory(slot.parent))
-        objects.forget(gfid)
+        return left
 
     # --- renaming
 
@@ -398,9 +428,10 @@ class GlusterEntries:
         if there is not None:
             raise OpError(errno.EEXIST, f"occupied: {kind_word(there.st_mode)} has the new name", objects.gfid_at(dest))
         if own is not None and _stat.S_ISDIR(own.st_mode):
-            with objects.lock(op.gfid):
-                self._place_directory(op, dest, out)
-        elif own is not None:
+            if op.stat is not None:
+                raise OpError(errno.EEXIST, "elsewhere: the directory has another name here")
+            return  # gone on the primary: it goes from here, too, wherever it is
+        if own is not None:
             try:
                 self._link(op.gfid, dest)
             except OSError as e:

@@ -21,17 +21,29 @@ _UNSET = ("off", "disable", "no", "0", "false")
 
 
 class Volume(NamedTuple):
-    """A volume as glusterd knows it. `bricks` are (host, path, node uuid); `own` is this node's uuid."""
+    """A volume as glusterd knows it. `bricks` are (host, path, node uuid); `own` is this node's uuid, "" without one."""
 
     name: str
     id: str
-    nodes: list[str]
     bricks: list[tuple[str, bytes, str]]
     subvolumes: int
     replica: int
     options: dict[str, str]
     version: str
     own: str
+
+    @property
+    def nodes(self) -> list[tuple[str, str]]:
+        """The nodes that have bricks: (host, uuid), each under the first name it has among the bricks."""
+        named: dict[str, str] = {}
+        for host, _, node in self.bricks:
+            named.setdefault(node or host, host)
+        return [(host, node) for node, host in named.items()]
+
+    @property
+    def node_id(self) -> str:
+        """What tells this node from others."""
+        return self.own or os.uname().nodename
 
     @property
     def local(self) -> list[bytes]:
@@ -101,8 +113,7 @@ def _volume(name: str, found: ElementTree.Element, options: dict[str, str], vers
         bricks.append((host, os.fsencode(path), brick.findtext("hostUuid") or ""))
     replica = int(found.findtext("replicaCount") or 1)
     per = max(replica, int(found.findtext("disperseCount") or 0), 1)
-    nodes = list(dict.fromkeys(host for host, _, _ in bricks))
-    return Volume(name, (found.findtext("id") or "").lower(), nodes, bricks, max(1, len(bricks) // per), replica,
+    return Volume(name, (found.findtext("id") or "").lower(), bricks, max(1, len(bricks) // per), replica,
                   options, version, _own())  # fmt: skip
 
 

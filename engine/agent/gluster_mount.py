@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 import subprocess
 import tempfile
 import threading
@@ -14,7 +16,22 @@ from engine.agent import system
 from engine.agent.gluster_info import program
 from engine.agent.state import CallError
 
-_BASE = "/run/georep-tui/mounts"
+_STATE = "/run/georep-tui"
+_BASE = _STATE + "/mounts"
+
+
+def state_directory(path: str = _STATE) -> str:
+    """Make the node's directory for locks, or one in it: ours, and nobody else may write to it. OSError."""
+    if path != _STATE:
+        state_directory()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    st = os.lstat(path)
+    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it is not a directory of ours: remove it", path)
+    if st.st_mode & 0o022:
+        os.chmod(path, stat.S_IMODE(st.st_mode) & ~0o022)
+    return path
 _LOGS = "/var/log/glusterfs"
 _PASS = ("io-threads", "write-behind", "md-cache", "quick-read", "open-behind", "read-ahead", "readdir-ahead",
          "io-cache", "nl-cache")  # fmt: skip
@@ -37,7 +54,7 @@ class Mount:
         self.fd = -1
         self.path: Optional[str] = None
         self._guardian: Optional[subprocess.Popen[bytes]] = None
-        os.makedirs(_BASE, 0o700, exist_ok=True)
+        state_directory(_BASE)
         clear_stale()
         self._at = tempfile.mkdtemp(prefix=f"{os.getpid()}-{_started(os.getpid())}-", dir=_BASE)
         try:

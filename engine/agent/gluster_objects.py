@@ -38,6 +38,9 @@ _HINTS = 200_000
 _ACL_AGE = 1.0
 _HEAD = struct.Struct("!II37sI")
 _FLOCK = struct.Struct("hhqqi4x")
+_GATE = 7 << 60
+_TREE = _GATE + 1
+"""Bytes of the lock file, above those of names: see `Objects.alone`."""
 
 
 class Found(NamedTuple):
@@ -79,6 +82,8 @@ class Objects:
         self._out: list[int] = []
         self._lock = threading.Lock()
         self._slots: dict[Gfid, Slot] = {}
+        self._together = threading.Lock()
+        self._beside = 0
 
     # --- directories
 
@@ -196,6 +201,65 @@ class Objects:
         text = text_of(gfid)
         below = f"/.glusterfs/{text[:2]}/{text[2:4]}/{text}".encode()
         return not any(os.path.lexists(brick + below) for brick in self._bricks)
+
+    def there(self, gfid: Gfid) -> bool:
+        """Is this directory anywhere? Asked of the bricks themselves where all are here, by its handles.
+
+        A mount may say that it is not while it is just being renamed; made again it would be there twice.
+        """
+        if self._bricks is None:
+            return self.exists(gfid) is not None
+        text = text_of(gfid)
+        below = f"/.glusterfs/{text[:2]}/{text[2:4]}/{text}".encode()
+        for brick in self._bricks:
+            try:
+                if os.getxattr(brick + below, "trusted.gfid") == gfid:
+                    return True
+            except OSError as e:
+                if e.errno == errno.ELOOP:
+                    return True  # too deep for the handle to be followed, and there it is
+                if e.errno not in (*GONE, errno.ENOTDIR, errno.ENODATA):
+                    raise
+        return False
+
+    def _flock(self, kind: int, start: int, wait: bool = True) -> None:
+        fcntl.fcntl(self._lock_fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK,
+                    _FLOCK.pack(kind, os.SEEK_SET, start, 1, 0))  # fmt: skip
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Beside other operations, also those of agents of other bricks, but not while one of them is `alone`."""
+        with self._together:
+            if not self._beside:
+                self._flock(fcntl.F_RDLCK, _GATE)
+                self._flock(fcntl.F_RDLCK, _TREE)
+                self._flock(fcntl.F_UNLCK, _GATE)
+            self._beside += 1
+        try:
+            yield
+        finally:
+            with self._together:
+                self._beside -= 1
+                if not self._beside:
+                    self._flock(fcntl.F_UNLCK, _TREE)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nothing else goes on in the volume, as far as agents on this node are concerned; not within `together`.
+
+        A directory's rename has many steps, one brick after the other. Who looks at its names meanwhile makes GlusterFS
+        heal what is half done, and the directory is there twice. Who comes next waits at the gate for those inside.
+        """
+        with self._together:
+            self._flock(fcntl.F_WRLCK, _GATE)
+            try:
+                self._flock(fcntl.F_WRLCK, _TREE)
+                try:
+                    yield
+                finally:
+                    self._flock(fcntl.F_UNLCK, _TREE)
+            finally:
+                self._flock(fcntl.F_UNLCK, _GATE)
 
     @contextlib.contextmanager
     def lock(self, gfid: Gfid) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
+from collections.abc import Container
 from typing import Optional
 
 from engine.agent.gluster_entries import Applied, GlusterEntries
@@ -24,7 +25,7 @@ def place(
     Raises OpError `parent` when a parent is missing, EEXIST `occupied` with the gfid that has one of the names.
     """
     if not slots:
-        remove(objects, entries, gfid)
+        remove(objects, entries, gfid, ())
         return Placed(False, False, 0, 0, None)
     for slot in slots:
         check_name(slot)
@@ -33,14 +34,14 @@ def place(
         slots = slots[:1]
     now = objects.exists(gfid)
     if now is not None and not _same(objects, gfid, now, stat, link):
-        remove(objects, entries, gfid)
+        remove(objects, entries, gfid, ())
         now = None
     made = now is None
     fop = Fop.MKDIR if directory else Fop.LINK
     for slot in slots:
         out = Applied()
         with objects.held(slot):
-            entries.place(0, EntryOp(fop, gfid, slot, None, stat, link, None, None), slot, out)
+            entries.place(0, EntryOp(fop, gfid, slot, None, stat, link, None, None), slot, out, move=True)
     if not directory:
         wanted = set(slots)
         for slot in objects.names(gfid, False):
@@ -71,8 +72,11 @@ def _same(objects: Objects, gfid: Gfid, now: os.stat_result, stat: Stat, link: O
     return os.readlink(objects.by_gfid(gfid), dir_fd=objects.root_fd) == link
 
 
-def remove(objects: Objects, entries: GlusterEntries, gfid: Gfid) -> int:
-    """Take an object away with all its names, a directory with all that is in it. How many names there were."""
+def remove(objects: Objects, entries: GlusterEntries, gfid: Gfid, below: Container[Gfid]) -> int:
+    """Take an object away with all its names, a directory with what is in it and in `below`. How many names there were.
+
+    OpError ENOTEMPTY when a directory holds something else.
+    """
     if gfid == ROOT:
         raise OpError(errno.EINVAL, "refused: the root is not removed")
     st = objects.exists(gfid)
@@ -88,7 +92,7 @@ def remove(objects: Objects, entries: GlusterEntries, gfid: Gfid) -> int:
                 if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, *GONE):
                     raise
                 if e.errno not in GONE:
-                    entries.remove_tree(slot, gfid)
+                    entries.remove_tree(slot, gfid, below)
             objects.forget(gfid)
         else:
             _unlink(objects, slot, gfid)
@@ -96,8 +100,8 @@ def remove(objects: Objects, entries: GlusterEntries, gfid: Gfid) -> int:
     return n
 
 
-def clear_slot(objects: Objects, entries: GlusterEntries, slot: Slot) -> Optional[Gfid]:
-    """Remove whatever has this name; its gfid, None when nothing was there."""
+def clear_slot(objects: Objects, slot: Slot) -> Optional[Gfid]:
+    """Remove whatever has this name; its gfid, None when nothing was there. OpError ENOTEMPTY with a directory's gfid."""
     check_name(slot)
     try:
         st = objects.look(slot)
@@ -111,7 +115,13 @@ def clear_slot(objects: Objects, entries: GlusterEntries, slot: Slot) -> Optiona
     if not gfid:
         return None
     if _stat.S_ISDIR(st.st_mode):
-        entries.remove_tree(slot, gfid)
+        try:
+            os.rmdir(slot.name, dir_fd=objects.directory(slot.parent))
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise OpError(errno.ENOTEMPTY, "not empty: the directory still holds something here", gfid) from e
+        objects.forget(gfid)
     else:
         _unlink(objects, slot, gfid)
     return gfid

@@ -25,10 +25,12 @@ _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class CallError(Exception):
-    """A call is refused or failed: text, a stable code, what to do, errno or 0."""
+    """A call is refused or failed: text, a stable code, what to do, errno or 0; `node`: who would not refuse it."""
 
-    def __init__(self, text: str, code: str, hint: str = "", number: int = 0) -> None:
+    def __init__(self, text: str, code: str, hint: str = "", number: int = 0, node: Optional[dict[str, str]] = None) -> None:
+        """`node` is {"id", "host"}."""
         super().__init__(text)
+        self.node = node
         self.text = text
         self.code = code
         self.hint = hint
@@ -375,6 +377,8 @@ class Holding:
         tree, index = self.tree, self.index
         tree.dirs.clear()
         if self.recovering:
+            tree.heal()  # or rows of the last commit would go with a directory that was left since
+            purge_foreign = False  # what has been set aside may hold what a later operation brings back
             for gfid in purge:  # a name of something else may have been taken for this object's
                 repair.remove(tree, gfid)
         if self.recovering and mark is not None and mark["sec"] >= self._since:

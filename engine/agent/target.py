@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Optional, Protocol
 
 from engine.agent import listing, repair, wire
@@ -66,8 +67,11 @@ class Target(Protocol):
               replace: bool) -> repair.Placed:  # fmt: skip
         """Make exactly this object be at exactly these slots."""
 
-    def remove(self, gfid: Gfid) -> int:
-        """Take an object away; how many names it had."""
+    def remove(self, gfid: Gfid, below: Container[Gfid]) -> int:
+        """Take an object away; how many names it had. A volume's directory only with those in it that are in `below`."""
+
+    def here(self, gfids: list[Gfid]) -> list[Gfid]:
+        """Those of which there is something left, but for what waits in limbo."""
 
     def clear_slot(self, slot: Slot) -> Optional[Gfid]:
         """Free a name; the gfid that had it, b"" for something unknown, None when nothing was there."""
@@ -126,7 +130,12 @@ class TreeTarget:
               replace: bool) -> repair.Placed:  # fmt: skip
         return repair.place(self.tree, gfid, slots, stat, link, xattrs, replace)
 
-    def remove(self, gfid: Gfid) -> int:
+    def here(self, gfids: list[Gfid]) -> list[Gfid]:
+        del gfids
+        return []  # nobody else works here: what was removed is gone
+
+    def remove(self, gfid: Gfid, below: Container[Gfid]) -> int:
+        del below  # nothing is destroyed before the commit (SEC-16)
         return repair.remove(self.tree, gfid)
 
     def clear_slot(self, slot: Slot) -> Optional[Gfid]:

@@ -149,9 +149,9 @@ class Tree:
 
     def _stale(self, row: Row) -> None:
         """A row is not true: look for its object after a crash, then forget the row if it still says the same."""
-        if self.heal() and self.index.get(row.parent, row.name) != row:
-            return
-        self.index.remove_slot(row.parent, row.name)
+        self.heal()
+        if self.index.get(row.parent, row.name) == row:  # it was read a while ago: the slot may be another's by now
+            self.index.remove_slot(row.parent, row.name)
 
     # --- what is where
 
@@ -172,7 +172,7 @@ class Tree:
             known = self.index.by_ident(ident_of(st), _stat.S_IFMT(st.st_mode))
             if known is not None:
                 row = self.register(slot, known.gfid, st)
-                self.unconfirmed[slot] = row.gfid
+                self.unconfirmed[row.slot] = row.gfid
                 return row, st
         return None, st
 
@@ -300,8 +300,7 @@ class Tree:
                 if old.ident != row.ident:
                     self.dirs.drop(gfid)
         self.index.put_row(row)
-        if self._healed:
-            self.unconfirmed.pop(slot, None)
+        self.unconfirmed.pop(slot, None)
         if self._healed and self.strays.pop(gfid, None) is not None:
             self.index.remove_slot(NOWHERE, hex_name(gfid))
         if slot[0] == LIMBO:

@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.model import NO_MARK, ROOT, DataChange, EntryChange, Fop, Gfid, Mark, MetaChange, Record, Slot
-from engine.volume.brickmarks import read_mark, write_mark
-from engine.volume.glusterview import GFID, GlusterView, handle, internal, is_link_file, times_of
+from engine.volume.brickpath import GFID, handle, internal, is_link_file, times_of
+from engine.volume.glusterview import GlusterView
 
 STEP = 8192
 """Entries in one slice."""
 
-PAGE = 1000
 _SETATTR = 38
 _WORDS = struct.Struct("!II")
+_WALKED = struct.Struct("!16sII")
+WALKED = "trusted.georep.walked"
+"""On a directory of the brick: the walk that is done with all below it, and the directory's xtime then."""
 _VANISHED = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ENODATA)
 
 
@@ -42,27 +44,29 @@ class Piece:
 class Hybrid:
     """A walk over one brick from its root. Each piece is to be applied before `finish` is called with it.
 
-    What is not newer than `floor`, the root's mark, is skipped, and so is what is not newer than its directory's own.
-    `theirs(gfid)` lists a directory as the secondary has it; None on a first sync to an empty secondary, where there
-    is nothing to compare with and directories get their own mark as they are done, so that the walk can go on after a
-    restart. `names` are the xattrs of xtime and stime.
+    What is not newer than `floor`, the root's mark, is skipped. `theirs(gfid)` lists a directory as the secondary has
+    it; None on a first sync to an empty secondary, where there is nothing to compare with and directories get a mark of
+    their own as they are done, so that the walk can go on after a restart. These carry the walk's `token` (16 bytes):
+    marks of another walk say nothing of this one, whose secondary may have been emptied since.
     """
 
     def __init__(
         self,
         view: GlusterView,
         floor: Mark,
-        names: tuple[str, str],
+        xtime_name: str,
         theirs: Callable[[Gfid], list[dict[str, Any]]] | None,
         log: Callable[[str, str], None],
         cap: int,
+        token: bytes,
     ) -> None:
         self.view = view
         self.floor = floor
-        self.xtime_name, self.stime_name = names
+        self.xtime_name = xtime_name
         self.theirs = theirs
         self.log = log
         self.cap = Mark(cap, 0)
+        self.token = token
         self.seen = 0
         self.unreadable: list[Gfid] = []
 
@@ -98,10 +102,21 @@ class Hybrid:
             if path == self.view.brick:
                 continue  # the root's is the session's
             try:
-                write_mark(path, self.stime_name, mark)
+                os.setxattr(path, WALKED, _WALKED.pack(self.token, *mark))
             except OSError as e:
                 if e.errno not in _VANISHED:
                     raise
+
+    def _walked(self, path: bytes) -> Mark:
+        """How far this walk got with a directory before it was interrupted."""
+        try:
+            value = os.getxattr(path, WALKED)
+        except OSError as e:
+            if e.errno == errno.ENODATA:
+                return NO_MARK
+            raise
+        token, *mark = _WALKED.unpack(value) if len(value) == _WALKED.size else (b"", *NO_MARK)
+        return Mark(*mark) if token == self.token else NO_MARK
 
     def _xtime(self, path: bytes) -> Mark | None:
         try:
@@ -158,7 +173,7 @@ class Hybrid:
         if _stat.S_ISDIR(st.st_mode):
             floor = one.floor
             if self.theirs is None:
-                floor = max(floor, read_mark(entry.path, self.stime_name))
+                floor = max(floor, self._walked(entry.path))
             if xtime is None or xtime > floor:
                 below.append(_Dir(gfid, entry.path, xtime or self.cap, floor))
             if (changed and self.theirs is None and floor == one.floor) or (self.theirs is not None and not same):
@@ -207,16 +222,4 @@ class Hybrid:
         removals.append(EntryChange(gfid, int(Fop.RMDIR if is_dir else Fop.UNLINK), slot))
 
 
-def listing(link: Any, gfid: Gfid) -> list[dict[str, Any]]:
-    """A directory as the secondary has it, none where it has no such. Raises LinkError, RemoteError."""
-    out: list[dict[str, Any]] = []
-    after = ""
-    while True:
-        entries = link.call("list", {"gfid": gfid.hex(), "after": after, "limit": PAGE, "xattrs": False}).get("entries", [])
-        out += entries
-        if len(entries) < PAGE:
-            return out
-        after = entries[-1]["name"]
-
-
-__all__ = ["NO_MARK", "Hybrid", "Piece", "handle", "listing"]
+__all__ = ["NO_MARK", "Hybrid", "Piece", "handle"]

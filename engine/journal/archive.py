@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import tarfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 BLOCK = 512
 _END = bytes(2 * BLOCK)
@@ -97,6 +98,15 @@ class Archive:
                 freed += st.st_size
         return freed
 
+    def since(self, second: int) -> Iterator[bytes]:
+        """The contents of archived slices whose suffix is later than that second; what cannot be read is passed over."""
+        for entry in [a for a in self.archives() if a.endswith(b".tar")][-2:]:
+            with open(os.path.join(self.directory, entry), "rb") as f, contextlib.suppress(tarfile.HeaderError):
+                for at, member in _members(f.fileno(), os.fstat(f.fileno()).st_size):
+                    suffix = member.name.partition("CHANGELOG.")[2].partition(".")[0]
+                    if suffix.isdigit() and int(suffix) > second:
+                        yield os.pread(f.fileno(), member.size, at + BLOCK)
+
     def archives(self) -> list[bytes]:
         """The names of the archives, oldest month first."""
         return sorted(name for name in os.listdir(self.directory) if _NAME.fullmatch(name))
@@ -104,17 +114,22 @@ class Archive:
 
 def find_end(fd: int, size: int) -> int:
     """Where the members of a tar file end; -1 when a header is damaged or a member is cut off."""
+    end = 0
+    try:
+        for at, member in _members(fd, size):
+            end = at + BLOCK + _padded(member.size)
+    except tarfile.HeaderError:
+        return end if size - end >= BLOCK and _only_zeros(fd, end, size) else -1
+    return end if end == size else -1
+
+
+def _members(fd: int, size: int) -> Iterator[tuple[int, tarfile.TarInfo]]:
+    """Where each header is, and what it says. tarfile.HeaderError at the first that is none: zeros at the end, or damage."""
     at = 0
     while at < size:
-        header = os.pread(fd, BLOCK, at)
-        if not any(header) and len(header) == BLOCK:
-            return at if _only_zeros(fd, at, size) else -1
-        try:
-            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        except tarfile.HeaderError:
-            return -1
+        member = tarfile.TarInfo.frombuf(os.pread(fd, BLOCK, at), "utf-8", "surrogateescape")
+        yield at, member
         at += BLOCK + _padded(member.size)
-    return at if at == size else -1
 
 
 def _only_zeros(fd: int, at: int, size: int) -> bool:

@@ -53,6 +53,8 @@ class Fold:
         self.wake = threading.Event()
         self.most = most
         self.dirty = Dirty()
+        self.last = 0.0
+        """When (monotonic) the latest event was added."""
 
     @property
     def first_time(self) -> float | None:
@@ -62,6 +64,7 @@ class Fold:
     def end(self) -> None:
         """After adding: keep the bounds, wake who waits."""
         dirty = self.dirty
+        self.last = time.monotonic()
         if dirty.overflow or len(dirty) > self.most:
             # what is known makes no difference any more: everything is looked at
             self.dirty = dirty = Dirty(overflow=True, root_lost=dirty.root_lost, first_time=dirty.first_time)
@@ -92,6 +95,10 @@ class Source(Protocol):
     @property
     def first_time(self) -> float | None:
         """Unix time at which the oldest event not taken yet was read."""
+
+    @property
+    def last_event(self) -> float:
+        """When (monotonic) the latest event was read; 0 before the first."""
 
     def start(self) -> None:
         """Begin to read. Events count from the making of the source on, not from here."""

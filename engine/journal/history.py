@@ -21,6 +21,7 @@ GRACE = 20
 
 INDEX_NAME = re.compile(rb"HTIME\.(\d{10})")
 XSYNC_NAME = re.compile(rb"XSYNC-CHANGELOG\.(\d{10})\.(\d+)")
+LOG_NAME = re.compile(rb"CHANGELOG\.(\d{10})")
 INDEX_RECORD = re.compile(rb"(.*?)(?:/\d{4}/\d\d/\d\d)?/(CHANGELOG|changelog)\.(\d{10})", re.DOTALL)
 
 
@@ -53,6 +54,8 @@ class _File:
     first: int = -1
     last: int = -1
     high: int = -1
+    full: int = -1
+    """The suffix of the last record that is not idle."""
     count: int = 0
     torn: bytes = b""
     entries: list[Entry] = field(default_factory=list)
@@ -146,6 +149,11 @@ class Htime:
                 lost = False
             if suffix < before and file.count:
                 file.holes.append(Hole(suffix - 1, file.high + 1, "time stamps ran backwards"))
+            elif suffix == file.full and word == b"CHANGELOG":
+                # each rollover renames the open slice to the second it is: the second one of a second, over the first
+                file.holes.append(Hole(suffix - 1, suffix, "two slices ended in one second: the first is overwritten"))
+            if word == b"CHANGELOG":
+                file.full = suffix
             file.count += 1
             if file.first < 0:
                 file.first = suffix
@@ -250,6 +258,27 @@ class Htime:
         return any(p != prefix and p.replace(b"CHANGELOG", b"changelog", 1) == prefix for p in self._prefixes)
 
 
+    def loose(self, since: int, until: int) -> list[Changelog]:
+        """Slices from `since` to `until` (unix seconds) that are there as files, but in no index.
+
+        A brick that starts gives the slice that was open when it ended a name, and forgets to index it (seen in 10.3).
+        """
+        known = {e.suffix for f in self._files.values() for e in f.entries if not e.idle}
+        out: dict[int, Changelog] = {}
+        directories = {os.path.dirname(place(self.root, day)) for day in range(since - 86400, until + 2 * 86400, 86400)}
+        for directory in (*sorted(directories), self.root):
+            try:
+                names = os.listdir(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for match in filter(None, map(LOG_NAME.fullmatch, names)):
+                suffix = int(match[1])
+                if since <= suffix <= until and suffix not in known and suffix not in out:
+                    path = os.path.join(directory, match[0])
+                    out[suffix] = Changelog(suffix, 0, path, os.stat(path).st_size)
+        return [out[suffix] for suffix in sorted(out)]
+
+
 def place(root: bytes, suffix: int, layout: int = 0) -> bytes:
     """The path of a slice's file: layout 0 is dated in UTC, 1 and 2 the day before and after, 3 flat."""
     name = b"CHANGELOG.%010d" % suffix
@@ -321,6 +350,8 @@ def history(root: bytes | str, start: int, end: int, *, ours: bool = False, grac
         if entry.suffix >= end:
             break
     changelogs, missing = index.resolve(chosen, previous)
+    if not ours:
+        changelogs = sorted(changelogs + index.loose(start, chosen[-1].suffix if chosen else end))
     reached = max(stop for _, stop in spans)
     covered_to = chosen[-1].suffix if chosen else start
     holes = sorted([h for h in index.holes() if h.end > start and h.start < end] + missing)

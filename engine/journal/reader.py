@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from engine.journal.archive import Archive
 from engine.journal.format import Decoded, JournalError, decode, encode_header
-from engine.journal.history import INDEX_NAME, XSYNC_NAME, Hole, Htime
-from engine.model import Changelog, Mark
-
-_LOG_NAME = re.compile(rb"CHANGELOG\.\d{10}")
+from engine.journal.history import INDEX_NAME, LOG_NAME, XSYNC_NAME, Hole, Htime
+from engine.model import Changelog, EntryChange, Gfid, Mark
 
 
 class Journal:
@@ -38,6 +35,9 @@ class Journal:
         self._index: Htime | None = None
         self._since = 0
         self._missing: list[Hole] = []
+        self.rescan = not owned
+        """Look for slices that no index has, too: the brick began anew, or may have before we looked (`Htime.loose`)."""
+        self._loose: dict[int, Changelog] = {}
         self._archives = {d: Archive(d, clock) for d in {self.root, self.xsync}}
         self._sizes: dict[bytes, dict[bytes, int]] = {}
         self._times: dict[bytes, int] = {}
@@ -60,10 +60,24 @@ class Journal:
             # a file of ours that is gone just after the mark was done and archived: the mark is its suffix − 1
             if not (self.owned and hole.end <= after.sec + 1):
                 self._missing.append(hole)
+        kept = sorted(kept + self._unindexed(index, after.sec))
         for i, log in enumerate(kept):
             if log.path or i + 1 == len(kept) or kept[i + 1].path:
                 logs.append(log)
         return sorted(logs + self._crawled())
+
+    def _unindexed(self, index: Htime, after: int) -> list[Changelog]:
+        if self.rescan:
+            now = int(self.clock())
+            # a mark of 0 or less has no use for history: a crawl comes first
+            self._loose = {c.suffix: c for c in index.loose(after + 1 if after > 0 else now, now + 1)}
+        indexed = {e.suffix for e in index.entries() if not e.idle}
+        return [c for suffix, c in self._loose.items() if suffix > after and suffix not in indexed]
+
+    @property
+    def last(self) -> int:
+        """The latest suffix that is indexed, as of the last look; -1 when there is none."""
+        return -1 if self._index is None else self._index.last
 
     def holes(self, after: Mark) -> list[Hole]:
         """Where changes later than the mark may be missing: each needs a hybrid crawl (CRW-1, MRK-9)."""
@@ -83,7 +97,7 @@ class Journal:
         out: list[Changelog] = []
         for day in self._days():
             for name in os.listdir(day):
-                if _LOG_NAME.fullmatch(name) and int(name[-10:]) <= after.sec:
+                if LOG_NAME.fullmatch(name) and int(name[-10:]) <= after.sec:
                     path = os.path.join(day, name)
                     out.append(Changelog(int(name[-10:]), 0, path, os.stat(path).st_size))
         return sorted(out)
@@ -148,6 +162,20 @@ class Journal:
             self._remove_days(own)
         if crawled:
             self._archives[self.xsync].append(crawled)
+
+    def done_since(self, second: int) -> set[Gfid]:
+        """The objects, and the directories of names, that slices later than that second speak of which are done."""
+        found: set[Gfid] = set()
+        for data in (d for a in self._archives.values() if os.path.isdir(a.directory) for d in a.since(second)):
+            try:
+                records = decode(data).records
+            except JournalError:
+                continue
+            for record in records:
+                found.add(record.gfid)
+                if isinstance(record, EntryChange):
+                    found.update(slot.parent for slot in (record.slot, record.dest) if slot is not None)
+        return found
 
     def set_aside(self, changelog: Changelog) -> bytes:
         """Keep a damaged slice for a person: into `damaged/` of our directory. Where it is now; a brick's is copied."""
@@ -225,12 +253,12 @@ class Journal:
                         lasting = False
                         continue
                     size = known.get(entry.name)
-                    if size is None or not (_LOG_NAME.fullmatch(entry.name) or XSYNC_NAME.fullmatch(entry.name)):
+                    if size is None or not (LOG_NAME.fullmatch(entry.name) or XSYNC_NAME.fullmatch(entry.name)):
                         try:
                             size = entry.stat(follow_symlinks=False).st_size
                         except FileNotFoundError:
                             continue
-                    lasting = lasting and _LOG_NAME.fullmatch(entry.name) is not None
+                    lasting = lasting and LOG_NAME.fullmatch(entry.name) is not None
                     sizes[entry.name] = size
         except FileNotFoundError:
             return 0

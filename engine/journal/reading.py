@@ -45,6 +45,11 @@ class QueueSource:
         """Unix time at which the oldest event not taken yet was read."""
         return self.fold.first_time
 
+    @property
+    def last_event(self) -> float:
+        """When (monotonic) the latest event was read."""
+        return self.fold.last
+
     def start(self) -> None:
         """Start the reading thread."""
         self._thread.start()

@@ -25,12 +25,19 @@ PARTS_AHEAD = 48
 HEARTBEAT = 10.0
 """Seconds after which an idle slice is closed, so that the mark advances (MRK-8)."""
 
+QUIET = 0.2
+"""Seconds without an event after which a burst is over."""
+
 SCAN, SCAN_SHARE = 4.0, 20.0
 """Where there are no events at all (`recorder = scan`): the least seconds between walks, and how many times as long as
 a walk took."""
 
 STEP = 20_000
-"""Objects looked at in one slice of a walk, so that changes meanwhile do not wait for all of it."""
+"""Most objects looked at in one slice of a walk, so that changes meanwhile do not wait for all of it."""
+
+FIRST_STEP = 2_000
+"""And fewest: a walk's first slices are short, for the secondary has nothing to do before the first of them is closed,
+and those of a walk that has seen little are, for nothing is walked while the last of them is brought over."""
 
 IN_HAND = 6
 """Closed slices whose records are kept in memory too."""
@@ -118,9 +125,9 @@ class Recorder:
         self.turn = Turn()
         """Who computes now: a walk, or a batch that is applied."""
         self.slices = 0
-        differ.on_directory = self._watch
-        differ.on_shared = self._watch_shared if source.watches_objects else None
-        differ.on_gone = source.forget_directory
+        differ.walk.on_directory = self._watch
+        differ.emit.on_shared = self._watch_shared if source.watches_objects else None
+        differ.emit.on_gone = source.forget_directory
         differ.on_step = self.turn.offer
 
     # ---- for other threads -----------------------------------------------------------------------------------
@@ -229,7 +236,7 @@ class Recorder:
     def crawl_now(self) -> Crawling:
         """What is shown as the crawl."""
         if self.crawling:
-            return Crawling("hybrid", self.crawl_since, self.differ.seen_objects)
+            return Crawling("hybrid", self.crawl_since, self.differ.walk.seen)
         return Crawling("live")
 
     # ---- the thread ------------------------------------------------------------------------------------------
@@ -289,9 +296,17 @@ class Recorder:
                 if self._asked() or self._stop.is_set():
                     return
                 self._first = time.time()
-                # let a storm run its slice without a wake-up for each event
-                self._flushed.wait_for(lambda: self._asked() or self._stop.is_set(), self.rollover)
+                self._gather()
             return
+
+    def _gather(self) -> None:
+        """Let a storm run its slice without a wake-up for each event; a burst that is over is closed at once, but no
+        slice sooner after the last one than a slice is long. Called with the lock held."""
+        end = time.monotonic() + self.rollover
+        while (now := time.monotonic()) < end:
+            due = min(end, max(self.source.last_event + QUIET, self._step + self.rollover))
+            if due <= now or self._flushed.wait_for(lambda: self._asked() or self._stop.is_set(), due - now):
+                return
 
     def _scrub_due(self) -> float:
         """When (monotonic) the next step of a scrub is due."""
@@ -337,13 +352,15 @@ class Recorder:
         elif not self.differ.pending and time.monotonic() >= self._scrub_due():
             self._scrub_begin()
         with self._lock:
-            self.differ.walk.extend(self._rewalk)
+            self.differ.walk.due.extend(self._rewalk)
             self._rewalk = set()
         for gfid in self._late:
             dirty.objects[gfid] = dirty.objects.get(gfid, 0) | DATA | META
         self._late = set()
         rate = self.scrub()[1]
-        self.differ.step = max(100, rate) if self._scrubbing and not self.source.periodic and rate else STEP
+        walk = self.differ.walk
+        scrub = self._scrubbing and not self.source.periodic and rate
+        walk.step = max(100, rate) if scrub else min(STEP, max(FIRST_STEP, walk.seen // 8))
         self._step = time.monotonic()
         self._watch_each_file()
         walking = self.differ.pending and not self._scrubbing
@@ -352,10 +369,10 @@ class Recorder:
         for gfid, sure in unwatched.items():
             self._watch_shared(gfid, sure)
         self.identity.check()
-        if self.differ.unreadable:
+        if self.differ.walk.unreadable:
             with self._lock:
-                self._unreadable.update(self.differ.unreadable)
-            self.differ.unreadable.clear()
+                self._unreadable.update(self.differ.walk.unreadable)
+            self.differ.walk.unreadable.clear()
         pending = self.differ.pending
         if self._scrubbing:
             self._scrubbing = pending
@@ -387,11 +404,12 @@ class Recorder:
             self._commit(Closed(changelog, not self.differ.unsettled, since if records else None, at, kept))
         self._first = None
         if crawl_ended:
-            self.crawl_reason = None
+            with self._lock:
+                self.crawl_reason = self._crawl_wanted  # another one may have been asked for meanwhile
             self.index.set_fact("crawling", None)
             self.index.commit(durable=True)
-            self.crawls_done.append((self.crawl_since or now, now, self.differ.seen_objects))
-            self.log("info", f"hybrid crawl: walked {self.differ.seen_objects} objects")
+            self.crawls_done.append((self.crawl_since or now, now, self.differ.walk.seen))
+            self.log("info", f"hybrid crawl: walked {self.differ.walk.seen} objects")
         with self._lock:
             self._flush_done = max(self._flush_done, flush)
             self._flushed.notify_all()
@@ -458,10 +476,10 @@ class Recorder:
 
     def _watch_each_file(self) -> None:
         each = self.source.each_file
-        if self.differ.each_file and not each:
+        if self.differ.emit.each_file and not each:
             self.log("warning", "more files than inotify may watch: what is written to them through hard links made "
                                 "outside the tree is found by the scrub")  # fmt: skip
-        self.differ.each_file = each
+        self.differ.emit.each_file = each
 
     def _watch_shared(self, gfid: Gfid, sure: bool) -> None:
         """A file that has or may get names outside the tree, where only the file itself can be watched."""

@@ -30,6 +30,7 @@ class Scan:
     def __init__(self) -> None:
         self.wake = threading.Event()
         self.first_time: float | None = None
+        self.last_event = 0.0
 
     @property
     def each_file(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -55,6 +57,11 @@ _HINTS = {
     127: "install rsync on the secondary, or choose another sync_method",
     255: "ssh ended: see what it says",
 }
+
+
+def _python() -> str:
+    """This interpreter, or, where it may not be started once more (root's own, and we are not root now), the PATH's."""
+    return sys.executable if os.access(sys.executable, os.X_OK) else shutil.which("python3") or sys.executable
 
 
 class RsyncTransfer(Staged):
@@ -110,7 +117,7 @@ class RsyncTransfer(Staged):
             out_read, out_write = children.pipe()
             back_read, back_write = children.pipe()
             ours, theirs = children.sockets()
-            shell = [sys.executable, "-I", "-S", "-c", _SHELL, str(theirs.fileno())]
+            shell = [_python(), "-I", "-S", "-c", _SHELL, str(theirs.fileno())]
             if not local:
                 shell += ssh_words(self.target)
             words = [*self._command, *self._options, *_DATA_ONLY, f"--timeout={math.ceil(self.timeout)}"]

@@ -18,7 +18,7 @@ from engine.link import Link, RemoteError, SshTarget
 from engine.model import EngineError, Gfid, gfid_text
 from engine.transfer.base import Transfer
 from engine.transfer.children import Child, TransferError
-from engine.volume.base import Gone, View
+from engine.volume.base import Gone, Indirect, View
 
 GROUP = 10_000
 """Files in one staging directory at most: its replies must fit into a frame."""
@@ -197,6 +197,8 @@ class Staged(ABC):
         for gfid in gfids:
             try:
                 source = self._source(gfid, others)
+            except Indirect as e:
+                others[gfid] = str(e)
             except Gone:
                 if self.view.index.has(gfid):
                     result.gone.append(gfid)

@@ -149,20 +149,23 @@ class Stream:
         link = self.link
         ident = link.new_id()
         self.watch.begins(gfid, self.view.index.path(gfid), st.st_size, followed=True)
-        if delta:
-            size = self._changed_blocks(ident, gfid, fd, st)
-        else:
-            link.post(Kind.FILE_BEGIN, ident, wire.encode_file_begin(wire.FileBegin(gfid, st.st_size, False)))
-            size = self._segments(ident, gfid, fd, st.st_size)
-        stat = self.view.stat_of(st, fd)._replace(size=size)
+        try:
+            if delta:
+                size = self._changed_blocks(ident, gfid, fd, st)
+            else:
+                link.post(Kind.FILE_BEGIN, ident, wire.encode_file_begin(wire.FileBegin(gfid, st.st_size, False)))
+                size = self._segments(ident, gfid, fd, st.st_size)
+            stat = self.view.stat_of(st, fd)._replace(size=size)
+            end = wire.encode_file_end(stat, self._xattrs(fd))
+        except OSError:
+            link.post(Kind.FILE_ABORT, ident)
+            raise
         pending = link.expect(ident)
-        link.post(Kind.FILE_END, ident, wire.encode_file_end(stat, self._xattrs(fd)))
+        link.post(Kind.FILE_END, ident, end)
         return pending, [_Sent(gfid, size, stat.mtime_ns, large=True)]
 
     def _segments(self, ident: int, gfid: Gfid, fd: int, size: int) -> int:
         """Send what is not a hole; the size to be set in the end, less than `size` if the file shrank meanwhile."""
-        buffer = bytearray(CHUNK)
-        view = memoryview(buffer)
         at = 0
         while at < size:
             try:
@@ -176,10 +179,12 @@ class Stream:
                 start, end = at, size
             at = start
             while at < end:
-                n = os.preadv(fd, [view[: min(CHUNK, end - at)]], at)
-                if n == 0:
+                length = min(CHUNK, end - at)
+                self.watch.throttle(length)
+                n = self.link.post_file(Kind.FILE_DATA, ident, wire.FILE_OFFSET.pack(at), fd, at, length)
+                self.watch.files(0, n)
+                if n < length:
                     return min(size, os.fstat(fd).st_size)
-                self._data(ident, at, view[:n])
                 at += n
                 self.watch.at(gfid, at)
         self.watch.at(gfid, size)
@@ -232,7 +237,7 @@ class Stream:
                     reply = parts.get(timeout=0.5)
                 except queue.Empty:
                     if pending.done.is_set() and parts.empty():
-                        pending.wait()  # raises what ended it
+                        self._no_sums(pending)
                         last = True
                     continue
                 assert reply is not None
@@ -250,3 +255,11 @@ class Stream:
             at += n
             self.watch.at(gfid, at)
         return min(size, os.fstat(fd).st_size)
+
+    def _no_sums(self, pending: Pending) -> None:
+        """Digests end early: where that is about the one file, all its blocks differ, and its end says what is wrong."""
+        try:
+            pending.wait()
+        except RemoteError as e:
+            if e.errno in BRICK_ERRNOS:
+                raise brick_fault(self.link.where, e.errno or 0, e.text) from e

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.agent.index import Row
+from engine.guard import Born
 from engine.journal.format import Decoded
 from engine.model import Changelog, EngineError, Gfid, Mark, Record, Slot, Stat
 from engine.options import Options
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 class Gone(Exception):
     """The object is not where it was known to be, or nowhere: look again at the next slice."""
+
+
+class Indirect(Exception):
+    """The file is there, but under no path that holds its content; says why."""
 
 
 class Closed(NamedTuple):
@@ -117,11 +122,15 @@ class View(Protocol):
     def list_dir(self, gfid: Gfid) -> list[bytes]:
         """The names in a directory, those of this brick."""
 
+    def below(self, gfid: Gfid) -> list[Gfid]:
+        """What is in a directory that had to be made anew there, and that no record of its own will bring (SEC-11)."""
+
     def moved(self, root: bytes) -> bool:
         """Is another directory than this view's at that path now?"""
 
     def paths(self, gfid: Gfid, root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-        """Absolute paths that lead to an object now, with what was seen there; `root` is the brick's path."""
+        """Absolute paths that lead to an object now, with what was seen there; `root` is the brick's path. May raise
+        Indirect."""
 
     def elsewhere(self, slot: Slot) -> bool:
         """Does another brick of the volume have what this one has not in that slot?"""
@@ -195,6 +204,8 @@ class Primary(Protocol):
     path: str
     root: bytes
     state: str
+    born: Born
+    """Objects made of late; the bricks of one volume share it."""
 
     @property
     def marks(self) -> Marks: ...
@@ -216,6 +227,12 @@ class Primary(Protocol):
 
     def permits(self, yes: bool) -> bool:
         """May what differs on a secondary that was not ours be replaced? `yes` allows it for good."""
+
+    def suspects(self) -> set[Gfid]:
+        """Objects that the secondary may have newer than the primary does, after a crash here."""
+
+    def rechecked(self) -> None:
+        """The suspects are as they should be."""
 
     def tidy(self, todo: Plan, dead: list[Gfid]) -> list[Problem]:
         """Leave out of a plan what no longer holds; what has to be settled for it comes back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import xml.etree.ElementTree as ET
@@ -19,6 +20,10 @@ NEEDED = ("geo-replication.indexing", "geo-replication.ignore-pid-check", "chang
 
 OLDEST = (7, 0)
 """The first version whose journals and marks are known to be as they are read here."""
+
+
+_TIME = re.compile(r"(\d+)\s*(|s|sec|m|min|h|hr|d|days|w|wk)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class VolumeError(EngineError):
@@ -58,6 +63,11 @@ class VolumeFacts:
     def on(self, option: str) -> bool:
         """Is a switch on?"""
         return self.options.get(option, "off").lower() in ("on", "true", "yes", "enable", "1")
+
+    def seconds(self, option: str, default: int) -> int:
+        """An option that is a time as GlusterFS takes it ("90", "2min"), in seconds."""
+        match = _TIME.fullmatch(self.options.get(option, ""))
+        return int(match[1]) * _UNITS[match[2][:1]] if match else default
 
     def members(self, subvolume: int) -> tuple[BrickFacts, ...]:
         """The bricks of a subvolume."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import struct
 import threading
 import time
 import uuid
@@ -14,18 +16,22 @@ from typing import Any
 from engine.apply import Problem
 from engine.batch import Plan
 from engine.brickplan import meant, tidied
-from engine.crawl.hybrid import Hybrid, listing
+from engine.crawl.hybrid import Hybrid
 from engine.election import Election, SubvolumeLock
+from engine.guard import Born
 from engine.journal.format import Decoded
 from engine.journal.reader import Journal
 from engine.link import Link
 from engine.model import NO_MARK, Changelog, EngineError, Fop, Gfid, Mark
 from engine.options import Options
+from engine.sides import listing
 from engine.volume.base import View
 from engine.volume.brickmarks import BrickMarks, read_mark, stime_names
-from engine.volume.facts import BrickFacts, Gluster, VolumeError, look
+from engine.volume.bricknames import Around
+from engine.volume.brickpath import internal, learn_from, learn_internal
+from engine.volume.facts import BrickFacts, Gluster, VolumeError, VolumeFacts, look
 from engine.volume.glusterfeed import GlusterFeed, wait_for_journal
-from engine.volume.glusterview import Around, GlusterView, internal
+from engine.volume.glusterview import GlusterView
 from engine.volume.mount import AuxMount
 
 Log = Callable[[str, str], None]
@@ -53,6 +59,7 @@ class GlusterVolume:
         self._lock = threading.RLock()
         self._mount: AuxMount | None = None
         self._election = Election(self.facts)
+        self.born = Born()
         self._online: frozenset[tuple[str, bytes]] = frozenset()
         self._asked = 0.0
         self._elected = 0.0
@@ -118,6 +125,18 @@ class GlusterVolume:
         finally:
             mount.close()
 
+    def indexed_since(self) -> Mark:
+        """The volume mark: since when changes have left xtimes without a break (VOL-1, MRK-3). Raises VolumeError."""
+        mount = AuxMount("localhost", self.facts.name, "acl", os.path.join(self.state, "mount.log"), client_pid=-1)
+        try:
+            value = os.getxattr(mount.base, "trusted.glusterfs.volume-mark")
+        except OSError as e:
+            raise VolumeError(f"volume {self.facts.name}: the volume mark cannot be read: {e.strerror}", errno=e.errno,
+                              code="volume-mark", hint="gluster volume set … geo-replication.indexing on") from e  # fmt: skip
+        finally:
+            mount.close()
+        return parse_volume_mark(value, self.facts)
+
     def _local_stime(self) -> Mark | None:
         """The same from the bricks here, where all of them are."""
         if len(self.bricks) != len(self.facts.bricks):
@@ -173,6 +192,22 @@ class GlusterVolume:
                 self._mount = None
 
 
+_VOLUME_MARK = struct.Struct("!BB16sBII")
+
+
+def parse_volume_mark(value: bytes, facts: VolumeFacts) -> Mark:
+    """The time in a volume mark. Raises VolumeError when it is another volume's, or says that there is none."""
+    if len(value) != _VOLUME_MARK.size:
+        raise VolumeError(f"volume {facts.name}: the volume mark has {len(value)} bytes, not {_VOLUME_MARK.size}",
+                          code="volume-mark")  # fmt: skip
+    _, _, ident, unknown, sec, usec = _VOLUME_MARK.unpack(value)
+    if uuid.UUID(bytes=ident) != uuid.UUID(facts.id) or unknown:
+        why = "says that indexing is off" if unknown else f"is that of {uuid.UUID(bytes=ident)}"
+        raise VolumeError(f"volume {facts.name}: the volume mark {why}", code="volume-mark",
+                          hint=f"gluster volume set {facts.name} geo-replication.indexing on")  # fmt: skip
+    return Mark(sec, usec)
+
+
 def brick_process(volume: str, brick: BrickFacts) -> int | None:
     """The process id of a brick of this node, None when it does not run."""
     words = os.fsdecode(brick.path).strip("/").replace("/", "-")
@@ -204,6 +239,7 @@ class GlusterPrimary:
         self.log = log
         os.makedirs(state, mode=0o700, exist_ok=True)
         self.brick_id = uuid.uuid5(uuid.UUID(volume.facts.id), f"{brick.node}:{self.path}").bytes
+        self.born = volume.born
         self.feed: GlusterFeed | None = None
         self.link: Link | None = None
         self._marks: BrickMarks | None = None
@@ -211,6 +247,8 @@ class GlusterPrimary:
         self._around = Around(False)
         self._stop = threading.Event()
         self._stood_by = -STAND_BY
+        self._token = ""
+        """Of the hybrid crawl that runs: `Hybrid`."""
         self.journal = Journal(os.path.join(brick.path, b".glusterfs/changelogs"), owned=False,
                                xsync=os.path.join(state, "xsync"))  # fmt: skip
 
@@ -231,7 +269,7 @@ class GlusterPrimary:
         if self.volume.secondary not in ("", found):
             raise EngineError(f"the secondary volume is another than before (id {found}, was {self.volume.secondary})",
                               code="secondary-changed", hint="choose another --name for a new session")  # fmt: skip
-        self.volume.learn(secondary=found, nodes=hello.get("nodes") or [])
+        self.volume.learn(secondary=found)
         if "began_empty" not in self.volume.known:
             self.volume.learn(began_empty=bool(hello.get("empty")))
         self.marks.take()
@@ -273,6 +311,7 @@ class GlusterPrimary:
 
     def view(self) -> GlusterView:
         """A view for one thread."""
+        learn_internal(self.root)
         return GlusterView(self.root, self._around, self.volume.mount())
 
     @property
@@ -286,6 +325,13 @@ class GlusterPrimary:
             self.volume.learn(permitted=True)
         return bool(self.volume.known.get("began_empty") or self.volume.known.get("permitted"))
 
+    def suspects(self) -> set[Gfid]:
+        """None: the brick's journal is on the brick's disk, and falls back with it."""
+        return set()
+
+    def rechecked(self) -> None:
+        """Nothing was suspect."""
+
     def tidy(self, todo: Plan, dead: list[Gfid]) -> list[Problem]:
         """See `engine.brickplan`."""
         names = self._view.index
@@ -297,6 +343,7 @@ class GlusterPrimary:
     def read(self, changelog: Changelog) -> Decoded:
         """What the records of a slice mean. Raises JournalError."""
         decoded = self.journal.read(changelog)
+        learn_from(decoded.records)
         return replace(decoded, records=meant(decoded.records, internal))
 
     def done(self, changelogs: Iterable[Changelog]) -> None:
@@ -331,7 +378,8 @@ class GlusterPrimary:
             volume.learn(began_empty=False)  # from now on both sides are compared
         self._around = self.volume.around(self.brick)
         self._view = self.view()
-        feed = GlusterFeed(self.journal, stime, register, self._hybrid, self._remember, on_closed=on_closed, log=self.log)
+        feed = GlusterFeed(self.journal, stime, register, self._hybrid, self._remember, life=self._life,
+                           quiet=self._quiet, on_closed=on_closed, log=self.log)  # fmt: skip
         try:
             self._choose(feed, stime)
         except BaseException:
@@ -340,13 +388,39 @@ class GlusterPrimary:
         self.feed = feed
         return feed
 
+    def _life(self) -> tuple[int | None, str]:
+        """Which process the brick is, and when that began (in the kernel's ticks)."""
+        pid = brick_process(self.volume.facts.name, self.brick)
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+                return pid, f.read().rpartition(")")[2].split()[19]
+        except (FileNotFoundError, ProcessLookupError):
+            return None, ""
+
+    def _quiet(self, seconds: float) -> float:
+        """The brick has closed no slice for that long: how long may it be quiet? Raises EngineError with what is wrong.
+
+        A journal that was switched off says nothing: what changes meanwhile would look synced.
+        """
+        volume = self.volume
+        volume.facts = volume.gluster.volume(volume.facts.name)
+        if not volume.facts.on("changelog.changelog"):
+            raise EngineError(f"volume {volume.facts.name}: changelog.changelog was switched off", code="journal-off",
+                              hint="it is switched on again, and a hybrid crawl closes the hole")  # fmt: skip
+        most = 4 * volume.facts.seconds("changelog.rollover-time", 15) + 30
+        if seconds > most:
+            raise EngineError(f"brick {self.path} has closed no slice of its journal for {seconds:.0f} s",
+                              code="journal-stalled", hint="gluster volume status; see the brick's log")  # fmt: skip
+        return most
+
     def _choose(self, feed: GlusterFeed, stime: Mark) -> None:
         """History, or a hybrid crawl, and why (CRW-1, CRW-4)."""
         marks = self.marks
         crawl = marks.identity.get("crawl")
         if stime <= Mark(0, 0):
             compare = marks.identity.get("compare", "no" if self.volume.known.get("began_empty") else "yes") == "yes"
-            resume = int(crawl) if crawl and not compare and self._covered(int(crawl)) else None
+            known = crawl and "token" in marks.identity and not compare
+            resume = int(crawl) if crawl and known and self._covered(int(crawl)) else None
             if crawl and resume is None:
                 compare = True
             feed.begin("first sync" if stime == NO_MARK else "a full sync was asked for", compare=compare, resume=resume)
@@ -362,22 +436,27 @@ class GlusterPrimary:
         first = self.journal.first
         return first is not None and first <= since
 
-    def _hybrid(self, cap: int, compare: bool, whole: bool) -> Hybrid:
+    def _hybrid(self, cap: int, compare: bool, whole: bool, resumed: bool) -> Hybrid:
         marks = self.marks
         link = self.link
         assert link is not None
         floor = NO_MARK if whole or marks.stime == Mark(0, 0) else marks.stime
-        names = f"trusted.glusterfs.{self.volume.facts.id}.xtime", marks.names[0]
+        if floor != NO_MARK and self.volume.indexed_since() >= floor:
+            self.log("warning", "geo-replication.indexing was off: what changed meanwhile has no xtime, all is compared")
+            floor = NO_MARK
+        token = marks.identity.get("token") if resumed else None
+        self._token = token or secrets.token_hex(16)
 
         def theirs(gfid: Gfid) -> list[dict[str, Any]]:
-            return listing(link, gfid)
+            return list(listing(link, gfid))
 
-        return Hybrid(self._view, floor, names, theirs if compare else None, self.log, cap)
+        return Hybrid(self._view, floor, f"trusted.glusterfs.{self.volume.facts.id}.xtime", theirs if compare else None,
+                      self.log, cap, bytes.fromhex(self._token))  # fmt: skip
 
     def _remember(self, facts: dict[str, str] | None) -> None:
         """What a crawl must know after a restart; None: it is through."""
-        kept = {k: v for k, v in self.marks.identity.items() if k not in ("crawl", "compare")}
-        self.marks.identify({**kept, **(facts or {})})
+        kept = {k: v for k, v in self.marks.identity.items() if k not in ("crawl", "compare", "token")}
+        self.marks.identify({**kept, **({**facts, "token": self._token} if facts else {})})
 
     def stop(self) -> None:
         """Stop feeding, and let go of the lock."""

@@ -21,6 +21,10 @@ from engine.volume.handles import inotify_add_watch, inotify_init
 
 _MODIFY, _CREATE, _MOVED_TO, _ONESHOT, _DONT_FOLLOW = 0x2, 0x100, 0x80, 0x80000000, 0x02000000
 _EVENT = struct.Struct("iIII")
+PATIENCE = 60.0
+"""Seconds without a rollover after which the volume is asked why, at first."""
+GONE = 2.0
+"""The same for a brick that has no open slice: between two there is none for a moment."""
 RECORD = 90
 """Bytes a record counts for in a slice that is in memory only."""
 
@@ -38,7 +42,7 @@ class Rollovers:
         """Unix time at which the open slice was first written to, None while it is empty."""
         self._fd = inotify_init()
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-        self._live = -1
+        self._live = self._root = -1
         self._watched: set[bytes] = set()
         self._arm()
         self._thread = threading.Thread(target=self._run, name=f"rollovers {os.fsdecode(journal)}", daemon=True)
@@ -46,6 +50,9 @@ class Rollovers:
 
     def _arm(self) -> None:
         htime = os.path.join(self.journal, b"htime")
+        if self._root < 0:
+            # a brick that begins anew opens a slice without a word in the index
+            self._root = inotify_add_watch(self._fd, self.journal, _CREATE)
         if htime not in self._watched:
             inotify_add_watch(self._fd, htime, _CREATE | _MOVED_TO)
             self._watched.add(htime)
@@ -83,27 +90,32 @@ class Rollovers:
                 data = os.read(self._fd, 65536)
             except BlockingIOError:
                 continue
-            rolled = False
+            rolled = opened = False
             at = 0
             while at < len(data):
                 watch, _, _, length = _EVENT.unpack_from(data, at)
                 at += _EVENT.size + length
                 if watch == self._live:
                     self.first = self.first or time.time()
+                elif watch == self._root:
+                    opened = True
                 else:
                     rolled = True
-            if rolled:
-                with contextlib.suppress(FileNotFoundError):  # the journal was switched off: the worker finds out
+            if rolled or opened:
+                with contextlib.suppress(FileNotFoundError):  # the journal was removed: the worker finds out
                     self._arm()
+            if rolled:
                 self.told()
 
 
 class GlusterFeed:
     """Feeds one worker. `take`, `done`, `backlog` and crawls belong to its thread.
 
-    `register` is the unix second at which the journal is known to run; `hybrid(began, compare, whole)` makes a
+    `register` is the unix second at which the journal is known to run; `hybrid(began, compare, whole, resumed)` makes a
     crawl, of everything or of what changed since the mark. A first sync that was interrupted goes on: `resume` is when
-    it began, and what happened since is in the journal.
+    it began, and what happened since is in the journal. `life` says which process the brick is: after each start of it
+    there may be a slice that no index has. `quiet(seconds)` is asked when no slice was closed for longer than
+    `patience`: it gives a new patience, or raises why that is.
     """
 
     def __init__(
@@ -111,9 +123,11 @@ class GlusterFeed:
         journal: Journal,
         start: Mark,
         register: int,
-        hybrid: Callable[[int, bool, bool], Hybrid],
+        hybrid: Callable[[int, bool, bool, bool], Hybrid],
         remember: Callable[[dict[str, str] | None], None],
         *,
+        life: Callable[[], object],
+        quiet: Callable[[float], float],
         on_closed: Callable[[], None],
         log: Callable[[str, str], None],
     ) -> None:
@@ -126,6 +140,17 @@ class GlusterFeed:
         self._remember = remember
         self._on_closed = on_closed
         self._cursor = start
+        """All slices up to it have been taken; of the second after it, those in `_taken` (name and inode)."""
+        self._taken: set[tuple[bytes, int]] = set()
+        self._life = life
+        self._alive = life()
+        self._began: float | None = time.time()
+        """When the brick was seen to have begun anew; None once it has closed a slice since."""
+        self._quiet = quiet
+        self._patience = PATIENCE
+        self._heard = time.monotonic()
+        self._absent: float | None = None
+        self._last = -1
         self._ready: deque[Closed] = deque()
         self._crawl: tuple[Hybrid, Iterator[Piece], int] | None = None
         self._pieces: deque[Piece | None] = deque()
@@ -175,7 +200,7 @@ class GlusterFeed:
         began = int(time.time()) if resume is None else resume
         self._since = time.time()
         self.log("info", f"hybrid crawl: {self._reason}{' (goes on)' if resume is not None else ''}")
-        hybrid = self._hybrid(began, self._compare, self._whole)
+        hybrid = self._hybrid(began, self._compare, self._whole, resume is not None)
         self._crawl = hybrid, hybrid.pieces(), began
         self._part = 0
         self._remember({"crawl": str(began), "compare": "yes" if self._compare else "no"})
@@ -224,17 +249,52 @@ class GlusterFeed:
         if self._crawl is not None or self._ready:
             return
         found = self.journal.pending(self._cursor)
+        if self._began_anew():
+            found = self.journal.pending(self._cursor)
+        self._listen()
         holes = [h for h in self.journal.holes(self._cursor) if h.end > self._closed]
         if holes:
             # nothing after a hole is applied before the crawl that closes it: the mark must not pass it
             found = [log for log in found if log.suffix <= min(h.start for h in holes)]
-        for log in found:
+        new = [(log, mark) for log in found if (mark := identity(log)) not in self._taken or log.suffix > self._cursor.sec + 1]
+        for log, _ in new:
             self._ready.append(Closed(log, True, self._before(log) if log.size else None, float(log.suffix)))
-        if found:
-            self._cursor = Mark(found[-1].suffix, 0)
+        if new:
+            # a second may end more than one slice: the last one may not be over
+            last = new[-1][0].suffix
+            kept = self._taken if last == self._cursor.sec + 1 else set()
+            self._taken = kept | {mark for log, mark in new if log.suffix == last}
+            self._cursor = Mark(last - 1, 0)
         if holes and self._reason is None:
             self._reason = said(holes)
             self._compare, self._whole = True, False
+
+    def _began_anew(self) -> bool:
+        """Has the brick begun anew since the last look? Then slices without an index are looked for, until it rolls over."""
+        # after the look at the index: what that has of the new life, is of a time when the old slice had its name
+        now = self._life()
+        anew = now != self._alive
+        if anew:
+            self._alive = now
+            self._began = time.time()
+        elif self._began is not None and self.journal.last > self._began + 1:
+            self._began = None
+        self.journal.rescan = self._began is not None
+        return anew
+
+    def _listen(self) -> None:
+        """Does the brick still close slices? Raises what `quiet` says."""
+        now = time.monotonic()
+        if self.journal.last != self._last:
+            self._last, self._heard, self._patience = self.journal.last, now, PATIENCE
+        if os.path.exists(os.path.join(self.journal.root, b"CHANGELOG")):
+            self._absent = None
+        else:
+            self._absent = self._absent or now
+        if now - self._heard > self._patience:
+            self._patience = self._quiet(now - self._heard)
+        elif self._absent is not None and now - self._absent > GONE:
+            self._quiet(0)
 
     def _before(self, log: Changelog) -> float:
         """When the oldest change in a slice may have been made: the second its predecessor ended."""
@@ -294,6 +354,14 @@ class GlusterFeed:
         """What could not be listed is found by a crawl."""
         if gfids:
             self.crawl("a directory could not be listed")
+
+
+def identity(log: Changelog) -> tuple[bytes, int]:
+    """What tells a slice from another one that ended in the same second and took its name."""
+    try:
+        return log.path, os.stat(log.path).st_ino if log.path else log.suffix
+    except FileNotFoundError:
+        return log.path, 0
 
 
 def said(holes: list[Hole]) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from engine.agent.index import Index, IndexError_
 from engine.apply import Problem
 from engine.batch import Plan
 from engine.filters import Filters
+from engine.guard import Born
 from engine.journal.differ import Differ
 from engine.journal.format import Decoded
 from engine.journal.reader import Journal
@@ -26,6 +29,9 @@ from engine.volume.handles import RootError, RootIdentity, can_open_by_handle
 from engine.volume.tree import TreeView, open_root
 
 Log = Callable[[str, str], None]
+
+AT_RISK = 60
+"""Seconds in which a filesystem has brought what was written to the disk."""
 
 
 class TreePrimary:
@@ -43,10 +49,13 @@ class TreePrimary:
         """The session's own directory, whose changes are of no interest."""
         os.makedirs(state, mode=0o700, exist_ok=True)
         self._facts = os.path.join(state, "brick.json")
+        self.born = Born()
         self.marks = MarkFile(os.path.join(state, "marks.json"))
         self.feed: Recorder | None = None
         self.first_run = not os.path.exists(self._facts)
         self.brick_id = self._identify()
+        self._suspect: int | None = None
+        """Slices later than this second speak of suspects; None: there are none."""
         where = os.fsencode(os.path.join(state, "journal"))
         self.journal = Journal(where)
         self._sizes = Journal(where)  # asked by the recorder's thread
@@ -81,6 +90,32 @@ class TreePrimary:
         finally:
             os.close(fd)
 
+    def _known(self) -> dict[str, Any]:
+        with open(self._facts, encoding="utf-8") as f:
+            facts: dict[str, Any] = json.load(f)
+        return facts
+
+    def _running(self) -> None:
+        """Note that it runs, durably; and where the last run did not end in order, from when on objects are suspect."""
+        facts = self._known()
+        if "running" in facts:
+            begin = max(self.marks.stime.sec - AT_RISK, 0)
+            facts["suspect"] = min(int(facts.get("suspect", begin)), begin)
+        self._suspect = facts.get("suspect")
+        self._keep({**facts, "running": True})
+
+    def suspects(self) -> set[Gfid]:
+        """Objects that the secondary may have newer than the primary does, after a power cut here: what is sent is the
+        state of the moment, and that may not have been on the disk yet, nor in the journal (MRK-6). To be compared
+        before `rechecked`."""
+        return set() if self._suspect is None else self.journal.done_since(self._suspect)
+
+    def rechecked(self) -> None:
+        """The suspects are as they should be."""
+        if self._suspect is not None:
+            self._suspect = None
+            self._keep({k: v for k, v in self._known().items() if k != "suspect"})
+
     def identity(self, adopt: bool) -> RootIdentity:
         """The root's identity, checked against the one of earlier runs (SAFE-1); `adopt` accepts another."""
         try:
@@ -90,8 +125,7 @@ class TreePrimary:
                 f"primary {self.path}: {e.strerror if isinstance(e, OSError) else e}", code="primary-unreachable",
                 hint="check the path and its mount; nothing is replicated until it is back",
             ) from e  # fmt: skip
-        with open(self._facts, encoding="utf-8") as f:
-            facts = json.load(f)
+        facts = self._known()
         if facts.get("identity") not in (None, now.text) and not adopt:
             raise EngineError(
                 f"primary {self.path} is not the tree it was: another filesystem or directory is there now",
@@ -189,6 +223,7 @@ class TreePrimary:
             self.journal.done_many([c.changelog for c in left])
             left = []
         recorder.prepend(left)
+        self._running()
         source.start()
         if stime < Mark(0, 0) and index.count() == 0:
             reason = "first run"
@@ -276,7 +311,8 @@ class TreePrimary:
         """Stop recording."""
         if self.feed is not None:
             self.feed.stop()
+            if self.feed.error is None:
+                with contextlib.suppress(OSError):  # then the next run compares what need not be
+                    self._keep({k: v for k, v in self._known().items() if k != "running"})
             self.feed.view.end()
             self.feed = None
-
-

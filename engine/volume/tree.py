@@ -347,6 +347,11 @@ class TreeView:
                 raise Gone(slot) from e
             raise
 
+    def below(self, gfid: Gfid) -> list[Gfid]:
+        """Nothing: the secondary's index tells of all that is missing there."""
+        del gfid
+        return []
+
     def list_dir(self, gfid: Gfid) -> list[bytes]:
         """The names in a directory, in no order; `.georep` in the root left out (SAFE-7). Raises Gone; OSError."""
         fd = self.dir_fd(gfid)

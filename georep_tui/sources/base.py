@@ -96,6 +96,8 @@ def silent(session: Doc, error: SourceError) -> Doc:
 
 
 def _silent(one: Doc, error: SourceError) -> Doc:
+    if one.get("ended"):
+        return {**one}  # it said so itself, and that is why nothing is heard
     reason = {"code": "stale", "text": error.text, "hint": error.hint}
     known, reasons = one.get("verdict"), one.get("reasons") or ()
     return {

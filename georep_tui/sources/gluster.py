@@ -80,15 +80,18 @@ class Far:
 
     def run(self, script: str, *arguments: str) -> tuple[int, str, str]:
         """Over a channel of its own."""
+        return self.execute(shlex.join([*self._before, "sh", "-c", script, "sh", *arguments]), TIMEOUT)
+
+    def execute(self, command: str, timeout: float) -> tuple[int, str, str]:
+        """A whole command; exit code, output, errors. Raises SourceError, also after `timeout` seconds."""
         import paramiko
 
         from georep_tui.ssh.client import explain
         from georep_tui.ssh.place import parse_place
 
         connection = self._connected()
-        command = shlex.join([*self._before, "sh", "-c", script, "sh", *arguments])
         try:
-            code, out, err = connection.run(command, TIMEOUT)
+            code, out, err = connection.run(command, timeout)
         except (OSError, EOFError, paramiko.SSHException) as e:
             self._lost(connection)
             raise explain(parse_place(self.place).host, e) from e

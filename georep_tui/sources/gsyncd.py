@@ -12,7 +12,15 @@ from typing import Any
 from georep_tui.sources.base import Doc, SourceError, cut_off
 from georep_tui.sources.gluster import Here, Runner, words
 from georep_tui.sources.gsyncd_log import LEVELS, Record
-from georep_tui.sources.gsyncd_status import Beside, option_values, parse_brick_files, parse_config, parse_status, slug
+from georep_tui.sources.gsyncd_status import (
+    Beside,
+    option_values,
+    parse_brick_files,
+    parse_config,
+    parse_journals,
+    parse_status,
+    slug,
+)
 from georep_tui.sources.schema import shifted
 
 PACE = 5.0
@@ -45,6 +53,26 @@ if s=$(stat -c '%i %s' "$log" 2>/dev/null); then
 else printf '0 0 0\\n%s\\n\\n%s\\n' "$1" "$1"; fi
 for f in "/var/lib/glusterd/geo-replication/$2"/brick_*.status; do
   [ -f "$f" ] && printf '%s %s\\n' "${f##*/}" "$(cat "$f")"
+done
+printf '%s\\n' "$1"; shift 5
+# what of each brick's journal lies after its mark: slices are listed in HTIME files, the empty ones in small letters
+while [ $# -ge 2 ]; do
+  before= htime=
+  for f in "$1"/.glusterfs/changelogs/htime/HTIME.*; do [ -f "$f" ] && before=$htime htime=$f; done
+  if [ -n "$htime" ]; then
+    for most in 65536 4194304; do
+      said=$({ [ "$most" = 65536 ] || [ -z "$before" ] || tail -c "$most" "$before"; tail -c "$most" "$htime"; } | tr '\\0' '\\n' |
+        awk -v s="$2" 'match($0, /[Cc][Hh][Aa][Nn][Gg][Ee][Ll][Oo][Gg][.][0-9]+$/) {
+          t = substr($0, RSTART + 10) + 0; if (!o) o = t
+          if (substr($0, RSTART, 1) == "C" && t > s + 1) { c++; if (!f) f = p ? p : t }
+          p = t } END { printf "%.0f %.0f %.0f %.0f\\n", o, f, c, p }')
+      [ "${said%% *}" -le "$2" ] && break
+    done
+    size=$(stat -c %s "$1/.glusterfs/changelogs/CHANGELOG" 2>/dev/null) || size=0
+    head=$(head -n 1 "$1/.glusterfs/changelogs/CHANGELOG" 2>/dev/null | wc -c)
+    printf '%s %s %s\\n' "$said" $((size - head)) "$1"
+  fi
+  shift 2
 done
 :
 """
@@ -175,23 +203,29 @@ class GsyncdSource:
                               hint="does the login there print something?")  # fmt: skip
         now = float(parts[0])
         self._offset = now - before
-        plain = parse_status(parts[2], now)
+        plain = parse_status(parts[2], now, {}, parts[1].strip())
         for session in plain["sessions"]:
-            self._look_beside(session["primary"], session["secondary"])
+            self._look_beside(session)
         document = parse_status(parts[2], now, self._beside, parts[1].strip())
         self._pairs = {
             word: (s["primary"], s["secondary"]) for s in document["sessions"] for word in (s["name"], s["id"])
         }
         return document
 
-    def _look_beside(self, volume: str, secondary: str) -> None:
-        """The session's log, status files, and now and then its config."""
+    def _look_beside(self, session: Doc) -> None:
+        """The session's log, status files, its bricks' journals, and now and then its config."""
+        volume, secondary = session["primary"], session["secondary"]
+        marks = [
+            word for b in session["bricks"] if b["local"] and b["last_synced"] is not None
+            for word in (b["brick"], str(int(b["last_synced"])))
+        ]  # fmt: skip
         name, mark = slug(volume, secondary), secrets.token_hex(8)
         known = self._beside.setdefault(name, Beside())
         inode, offset = self._places.get(name, ("0", 0))
-        code, out, _ = self._runner.run(_BESIDE, mark, name, inode, str(offset), str(LOG_FIRST))
+        code, out, _ = self._runner.run(_BESIDE, mark, name, inode, str(offset), str(LOG_FIRST), *marks)
         parts = out.split(f"{mark}\n")
-        if code == 0 and len(parts) == 3:
+        known.journals = {}
+        if code == 0 and len(parts) == 4:
             inode, size, begin = parts[0].split()
             text = parts[1][:-1]
             if int(begin) > offset or (int(begin) and not offset):
@@ -202,6 +236,7 @@ class GsyncdSource:
                 if not first:
                     self._tell(event, volume, record)
             known.files = parse_brick_files(parts[2])
+            known.journals = parse_journals(parts[3])
         if time.monotonic() - self._configured.get(name, -CONFIG_PACE) >= CONFIG_PACE:
             self._configured[name] = time.monotonic()
             code, out, _ = self._runner.run(self._gluster(volume, secondary, "config"))
@@ -359,7 +394,10 @@ class GsyncdSource:
     # ---- a forced crawl --------------------------------------------------------------------------------------------
 
     def _xsync(self, pair: tuple[str, str], params: Mapping[str, Any]) -> Doc:
-        """change_detector = xsync, which restarts the workers; back when every active brick has crawled."""
+        """change_detector = xsync, which restarts the workers; changelog again when every active brick has crawled.
+
+        Where it is xsync already, a crawl was begun once and not ended (its console was closed): this ends it.
+        """
         name = slug(*pair)
         session = self._session(pair)
         if not any(b["status"] in ("Active", "Initializing...", "Faulty") for b in session["bricks"]):
@@ -369,7 +407,10 @@ class GsyncdSource:
             raise SourceError(f"a crawl of {session['name']} is under way", code="usage")
         before = option_values(parse_config(self._do(*pair, "config"))).get("change_detector", "changelog")
         began = self._clock() + self._offset
-        self._do(*pair, "config", "change-detector", "xsync")
+        if before == "xsync":
+            before = "changelog"
+        else:
+            self._do(*pair, "config", "change-detector", "xsync")
         self._configured.pop(name, None)
         self._crawls[name] = {"since": began}
         bricks = [b["brick"] for b in session["bricks"] if b["status"] != "Passive"]

@@ -245,6 +245,16 @@ class LogFacts:
         """The last errors that are of no brick: the monitor's own."""
         return [r for _, r in self.lines if not r.brick and r.level in "EC"][-5:]
 
+    def ended(self) -> list[Record]:
+        """The monitor's errors since a person started or stopped the session: what ended it where it is Stopped."""
+        found: list[Record] = []
+        for _, record in self.lines:
+            if record.message in ("Monitor Status Change", "starting gsyncd worker"):
+                found.clear()
+            elif not record.brick and record.role.startswith("monitor") and record.level in "EC":
+                found.append(record)
+        return found[-5:]
+
 
 def _moved(record: Record) -> Moved:
     """`Number of files: 2 (reg: 1, dir: 1), Number of regular files transferred: 0, Total file size: 6 bytes, …`"""

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from engine.verdict import ORDER, Thresholds, brick_verdict, session_state, session_verdict
 from georep_tui.sources.base import Doc, SourceError
-from georep_tui.sources.gsyncd_log import BrickLog, LogFacts, cause
+from georep_tui.sources.gsyncd_log import BrickLog, LogFacts, Record, cause
 
 _STATUS = {"Created", "Initializing...", "Active", "Passive", "Faulty", "Paused", "Stopped"}
 _CRAWLS = {"Hybrid Crawl": "hybrid", "History Crawl": "history", "Changelog Crawl": "live"}
@@ -27,15 +27,40 @@ EMPTYING_RSYNC = (3, 5)
 
 SILENT_MANY = 3
 
+STALLED_AFTER = 60.0
+"""Seconds after which a changelog that an idle worker has not taken means that it takes none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What a brick's journal holds after the brick's mark. Times in unix seconds, 0 where there is none.
+
+    `oldest` is the first slice that was looked at, `begin` when the first slice that waits began, `waiting` how many
+    slices wait that hold something, `last` the end of the last slice, `written` whether the open one holds something.
+    """
+
+    oldest: int
+    begin: int
+    waiting: int
+    last: int
+    written: bool
+
+    def since(self, mark: float) -> float | None:
+        """Since when the oldest change waits, at most a slice too early; None when none does."""
+        if self.waiting:
+            return float(self.begin) if self.oldest <= mark else mark
+        return float(self.last) if self.written and self.last else None
+
 
 @dataclass(slots=True)
 class Beside:
-    """What is known of a session beside its status: its log, options, the bricks' own status files (by path), and the
-    version of rsync on that node."""
+    """What is known of a session beside its status: its log, options, the bricks' own status files and journals (by
+    path), and the version of rsync on that node."""
 
     log: LogFacts = field(default_factory=LogFacts)
     options: dict[str, str] = field(default_factory=dict)
     files: dict[str, Doc] = field(default_factory=dict)
+    journals: dict[str, Journal] = field(default_factory=dict)
     rsync: str = ""
 
 
@@ -43,8 +68,9 @@ def parse_status(text: str, now: float, beside: Mapping[str, Beside] | None = No
     """`status --xml` as a snapshot; `now` in unix seconds of that node's clock. Raises SourceError.
 
     `beside` is what the node itself keeps, by the session's `slug`; it is believed for the bricks of the node with
-    `node_uuid` only. gsyncd's last_synced moves on an idle volume, too, with every slice: its age is the lag, at most
-    a slice too much. Times in the XML are UTC; GlusterFS before 10 says master and slave.
+    `node_uuid` only. gsyncd's last_synced stands still while nothing changes, so its age is no lag: that is told by the
+    brick's journal, and unknown where the journal is not seen. Times in the XML are UTC; GlusterFS before 10 says
+    master and slave.
     """
     try:
         root = ET.fromstring(text)
@@ -98,8 +124,19 @@ def _session(volume: str, session: ET.Element, now: float, beside: Mapping[str, 
         "state": session_state(bricks), "verdict": verdict, "reasons": reasons,
         "lag_seconds": None if not lags or None in lags else max(lags),
         "failures": None if None in counts else sum(counts),
-        "checkpoint": _checkpoint(bricks), "bricks": bricks,
+        "checkpoint": _checkpoint(bricks), "bricks": bricks, "arrival": _arrival(known),
     }  # fmt: skip
+
+
+def _arrival(known: Beside | None) -> str:
+    """Is it looked at whether what gsyncd sent has arrived (SYN-5)? Only rsync's own numbers in the log tell."""
+    if known is None or not known.options:
+        return "not checked: its options are not known"
+    if known.options.get("sync_method") != "rsync":
+        return "not checked: tar says no sizes"
+    if known.options.get("log_rsync_performance") != "true":
+        return "not checked: log_rsync_performance is off"
+    return "checked by rsync's numbers in gsyncd's log"
 
 
 def _session_reasons(known: Beside | None) -> list[tuple[str, Doc]]:
@@ -110,7 +147,7 @@ def _session_reasons(known: Beside | None) -> list[tuple[str, Doc]]:
     if known.options.get("change_detector") == "xsync":
         found.append(("warning", {
             "code": "change-detector", "text": "change_detector is xsync: deletes and renames are not replicated",
-            "hint": "when its crawl is done: config SESSION change_detector changelog --gsyncd",
+            "hint": "xsync SESSION --gsyncd --yes (X in the console) crawls once more and sets changelog back",
         }))  # fmt: skip
     if _unwatched(known):
         found.append(("warning", {
@@ -150,7 +187,7 @@ def _brick(pair: ET.Element, session: str, now: float, known: Beside | None, nod
     kind = _CRAWLS.get(crawl) if active else None
     synced = _time(_text(pair, "last_synced")) if active else None
     uuid = _text(pair, "primary_node_uuid", "master_node_uuid")
-    local = known is not None and (not node_uuid or node_uuid == uuid)
+    local = not node_uuid or node_uuid == uuid
     log = known.log.bricks.get(path) if known is not None and local else None
     brick: Doc = {
         "id": f"{session}:{node}:{path}", "node": node, "brick": path, "local": local,
@@ -158,7 +195,7 @@ def _brick(pair: ET.Element, session: str, now: float, known: Beside | None, nod
         "secondary": _text(pair, "secondary", "slave").removeprefix("ssh://"),
         "secondary_node": _text(pair, "secondary_node", "slave_node") or None,
         "status": status, "crawl_status": crawl if kind else "N/A", "verdict": "unknown", "reasons": [],
-        "last_synced": synced, "lag_seconds": None if synced is None else round(max(0.0, now - synced), 3),
+        "last_synced": synced, "lag_seconds": None,
         "entry": _number(pair, "entry"), "data": _number(pair, "data"), "meta": _number(pair, "meta"),
         "failures": _number(pair, "failures"),
         "checkpoint_time": _time(_text(pair, "checkpoint_time")),
@@ -173,9 +210,25 @@ def _brick(pair: ET.Element, session: str, now: float, known: Beside | None, nod
         _from_node(brick, known, log, now)
     if status == "Faulty":
         brick["last_error"] = _fault(said, known if local else None, log, now)
+    ended = known.log.ended() if status == "Stopped" and known is not None and local else []
+    if ended:
+        brick["last_error"] = _error(ended, None, now)
     brick["verdict"], brick["reasons"] = brick_verdict(brick, Thresholds(), now)
+    for reason in brick["reasons"]:
+        if reason["code"] == "stopped":
+            reason["hint"] = "start it: georep-tui start SESSION --gsyncd"
+            if ended:
+                reason |= {"text": f"Stopped by itself: {brick['last_error']['text']}",
+                           "hint": f"{brick['last_error']['hint']}; then {reason['hint']}"}  # fmt: skip
+        if status == "Created" and reason["code"] == "initializing":
+            reason |= {"text": "Created: it was never started", "hint": "start it: georep-tui start SESSION --gsyncd"}
+        if reason["code"] == "paused":
+            reason["text"] = "Paused; changes wait in the bricks' journals"
+        if reason["code"] == "lag-unknown" and synced is not None and not local:
+            reason |= {"text": f"how far behind is told by the journal on {node} alone", "hint": f"--ssh {node} as well"}
     if log is not None:
         _alarm(brick, log)
+        _stall(brick, known, log, now)
     return brick
 
 
@@ -183,6 +236,11 @@ def _from_node(brick: Doc, known: Beside, log: BrickLog | None, now: float) -> N
     """What only the brick's own node can tell."""
     entry_mark = known.files.get(brick["brick"], {}).get("last_synced_entry")
     brick["last_synced_entry"] = float(entry_mark) if isinstance(entry_mark, int | float) and entry_mark > 0 else None
+    journal = known.journals.get(brick["brick"])
+    if journal is not None and brick["status"] == "Active" and brick["last_synced"] is not None:
+        since = journal.since(brick["last_synced"])
+        brick["lag_seconds"] = 0.0 if since is None else round(max(0.0, now - since), 3)
+        brick["backlog"] = {"changelogs": journal.waiting, "bytes": None}
     if log is None or brick["status"] != "Active":
         return
     begin = known.log.since
@@ -203,11 +261,14 @@ def _fault(said: str, known: Beside | None, log: BrickLog | None, now: float) ->
         return {"time": now, "code": "gsyncd", "errno": None, "text": f"gsyncd says {said or 'nothing'}; {where}",
                 "hint": "see /var/log/glusterfs/geo-replication on that node", "attempt": None, "retry_at": None,
                 "lines": []}  # fmt: skip
+    found = _error(errors, log.starts if log and log.starts else None, now)
+    return found if said == "Faulty" else {**found, "text": f"gsyncd says {said or 'nothing'}: {found['text']}"}
+
+
+def _error(errors: Sequence[Record], attempt: int | None, now: float) -> Doc:
     code, words, hint = cause(errors)
-    text = words if said == "Faulty" else f"gsyncd says {said or 'nothing'}: {words}"
-    return {"time": errors[-1].time or now, "code": code, "errno": None, "text": text, "hint": hint,
-            "attempt": log.starts if log and log.starts else None, "retry_at": None,
-            "lines": [r.raw for r in errors[-3:]]}  # fmt: skip
+    return {"time": errors[-1].time or now, "code": code, "errno": None, "text": words, "hint": hint, "attempt": attempt,
+            "retry_at": None, "lines": [r.raw for r in errors[-3:]]}  # fmt: skip
 
 
 def _alarm(brick: Doc, log: BrickLog) -> None:
@@ -225,6 +286,26 @@ def _alarm(brick: Doc, log: BrickLog) -> None:
     }  # fmt: skip
     brick["verdict"] = max(brick["verdict"], level, key=ORDER.__getitem__)
     brick["reasons"] = [reason, *brick["reasons"]]
+
+
+def _stall(brick: Doc, known: Beside | None, log: BrickLog, now: float) -> None:
+    """An idle worker that takes no changelogs: libgfchangelog waits for ever for a notice that it has missed."""
+    journal = known.journals.get(brick["brick"]) if known is not None else None
+    lag = brick["lag_seconds"]
+    if journal is None or not journal.waiting or lag is None or brick["crawl"]["kind"] != "live":
+        return
+    if lag < STALLED_AFTER or brick["entry"] or brick["data"] or brick["meta"]:
+        return
+    if any(done[-1].time > now - STALLED_AFTER for done in (log.transfers, log.batches) if done):
+        return
+    count = journal.waiting
+    brick["verdict"] = "critical"
+    brick["reasons"] = [{
+        "code": "stalled",
+        "text": f"gsyncd says Active, and has taken none of {count} changelog{'s' if count != 1 else ''} for {lag:.0f} s: "
+                "its worker hangs",
+        "hint": "stop and start the session: it then goes on from its mark",
+    }, *(r for r in brick["reasons"] if r["code"] != "lag")]  # fmt: skip
 
 
 # ---- the smaller formats -------------------------------------------------------------------------------------------
@@ -254,6 +335,17 @@ def parse_brick_files(text: str) -> dict[str, Doc]:
             continue  # it is being written just now; the next look has it
         if isinstance(value, dict):
             found[unquote(name.removeprefix("brick_").removesuffix(".status"))] = value
+    return found
+
+
+def parse_journals(text: str) -> dict[str, Journal]:
+    """Lines `OLDEST BEGIN WAITING LAST BYTES PATH`, by the brick's path."""
+    found = {}
+    for line in text.splitlines():
+        *numbers, path = line.split(" ", 5)
+        if len(numbers) == 5 and all(n.lstrip("-").isdecimal() for n in numbers):
+            oldest, begin, waiting, last, written = map(int, numbers)
+            found[path] = Journal(oldest, begin, waiting, last, written > 0)
     return found
 
 

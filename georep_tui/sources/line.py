@@ -152,6 +152,12 @@ class LineSource:
                 )
             return grown(self._document, float(self._document["time"]) + silent)
 
+    def last(self) -> Doc | None:
+        """The last picture that was heard, also after the line's end; None where there was none."""
+        with self._more:
+            found = self._document
+            return None if found is None else {**found, "sources": [dict(s) for s in found["sources"]]}
+
     def events(self) -> list[Doc]:
         """The events since the last call. Raises SourceError when the line has ended and none are left."""
         with self._more:

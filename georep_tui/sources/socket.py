@@ -68,6 +68,7 @@ class SocketSource:
                 left, seq = line.drained()
                 self._left += left
                 self._since = self._since if seq is None else seq
+                self._last = line.last() or self._last
                 self._line = None
             if self._error is not None and time.monotonic() - self._tried < RETRY:
                 raise self._error

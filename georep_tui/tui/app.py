@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import tzinfo
 from typing import Any, ClassVar
 
@@ -96,7 +97,7 @@ class Console(Roaming, Acting, Questioned, App[ExitChoice]):
         self.can_leave = can_leave
         self.config = config
         self.now: Callable[[], float] = getattr(source, "now", clock) if hasattr(source, "seek") else clock
-        self.picture = Picture(config.thresholds, zone)
+        self.picture = Picture(replace(config.thresholds, acts=not read_only), zone)
         self.replay: Any = source if hasattr(source, "seek") else None
         self.feed = Feed(source, config.refresh, lambda: self.post_message(FrameReady()), clock)
         self.orders = Orders(source, self.post_message)

@@ -50,7 +50,7 @@ def crawl_cost(bricks: Sequence[Brick]) -> list[Line]:
         return [(Cell("cost     ", "muted"), Cell(text, "warning"))]
     partly = "" if known == len(bricks) else f" (of {known} of {len(bricks)} bricks)"
     lines: list[Line] = [(Cell("cost     ", "muted"), Cell(f"about {count(seen)} objects on each side{partly};"))]
-    lines.append((Cell("         "), Cell(f"the last hybrid crawl took {duration(seconds)}")))
+    lines.append((Cell("         "), Cell(f"as the last hybrid crawl found, in {duration(seconds)}")))
     if totals:
         lines.append((Cell(f"         what is equal is not sent again ({size(totals)} sent so far)", "muted"),))
     return lines

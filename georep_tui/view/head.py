@@ -50,6 +50,8 @@ def session_head(
         ),
         (label("checkpoint"), *checkpoint_line(session, now, zone, acting=acting)),
     ]  # fmt: skip
+    if session.raw.get("arrival"):
+        lines.append((label("arrival"), Cell(escape(str(session.raw["arrival"])), "muted")))
     return lines
 
 

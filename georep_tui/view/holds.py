@@ -6,7 +6,7 @@ from datetime import tzinfo
 
 from georep_tui.view.snapshot import Brick, Held
 from georep_tui.view.table import Column, Row
-from georep_tui.view.text import Cell, Line, escape
+from georep_tui.view.text import UNKNOWN, Cell, Line, escape
 from georep_tui.view.units import age, count, moment, plural, size
 
 COLUMNS = (
@@ -28,7 +28,7 @@ def held_row(brick: Brick, held: Held, now: float) -> Row:
         cells={
             "brick": (Cell("⚑ ", "critical"), Cell(escape(brick.label), "strong")),
             "deletes": (Cell(count(held.deletes), "critical"),),
-            "of": (Cell(count(held.of)),),
+            "of": (Cell(count(held.of) if held.of else UNKNOWN),),
             "share": (Cell(share, "critical"),),
             "bytes": (Cell(size(held.bytes)),),
             "since": (Cell(age(max(10.0, now - held.since)) if held.since is not None else "–"),),

@@ -47,6 +47,8 @@ def session_lines(session: Doc, now: float) -> list[str]:
     point = session["checkpoint"]
     if point.get("time") is not None:
         lines.append(f"  checkpoint {moment(point['time'], now)}: {_checkpoint(point, now)}")
+    if session.get("arrival"):
+        lines.append(f"  arrival {escape(str(session['arrival']))}")
     for reason in session["reasons"]:
         hint = f" ({escape(reason['hint'])})" if reason.get("hint") else ""
         lines.append(f"  └ {escape(reason['text'])}{hint}")

@@ -15,7 +15,8 @@ from georep_tui.view.units import age, duration, plural
 class Thresholds:
     """When a number becomes a warning or critical: lag in seconds, failures as a count, age of data in seconds.
 
-    `chosen` names those a person set; the others are the engine's where it says which it has.
+    `chosen` names those a person set; the others are the engine's where it says which it has. `acts`: may this console
+    act? Else no hint names a key that does.
     """
 
     lag_warning: float = 60.0
@@ -24,6 +25,7 @@ class Thresholds:
     failures_critical: int = 100
     stale: float = 10.0
     chosen: frozenset[str] = frozenset()
+    acts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +71,29 @@ _KEYS = {
 }
 """What to do, as the console's keys, where the engine names a command."""
 
+_LOOKING = {"held": "h shows them", "failures": "f shows them", "paused": "", "verify": ""}
+"""The same where this console may not act."""
 
-def _keyed(reasons: tuple[Reason, ...], lag: float | None) -> tuple[Reason, ...]:
+
+def _keyed(reasons: tuple[Reason, ...], lag: float | None, limits: Thresholds) -> tuple[Reason, ...]:
     """The engine's reasons with this console's keys, and the lag in the units of everything else here."""
     if not any(reason.code in _KEYS or reason.code == "lag" for reason in reasons):
         return reasons
-    return tuple(_put(one, lag) for one in reasons)
+    return tuple(_put(one, lag, _KEYS if limits.acts else _LOOKING) for one in reasons)
 
 
-def _put(one: Reason, lag: float | None) -> Reason:
+def _put(one: Reason, lag: float | None, keys: dict[str, str]) -> Reason:
     if one.code == "lag" and lag is not None:
         return replace(one, text=f"{duration(lag)} behind")
-    return replace(one, hint=_KEYS[one.code]) if one.code in _KEYS else one
+    return replace(one, hint=keys[one.code]) if one.code in keys else one
 
 
 def judge_brick(brick: Brick, source: Source | None, now: float, limits: Thresholds) -> Judged:
     """The verdict on a brick as a person sees it at unix time `now`."""
-    stale = staleness(source, now, limits)
+    stale = None if brick.raw.get("ended") else staleness(source, now, limits)
     if stale is None and not _over(brick.lag, brick.failures, limits):
-        return Judged(brick.verdict, _keyed(brick.reasons, brick.lag))
-    said = _keyed(brick.reasons, brick.lag)
+        return Judged(brick.verdict, _keyed(brick.reasons, brick.lag, limits))
+    said = _keyed(brick.reasons, brick.lag, limits)
     if stale is not None:  # our own words for it have the age
         said = tuple(reason for reason in said if reason.code != "stale")
     found = [(brick.verdict, reason) for reason in said]
@@ -104,9 +109,9 @@ def judge_brick(brick: Brick, source: Source | None, now: float, limits: Thresho
 
 def judge_session(session: Session, snapshot: Snapshot, now: float, limits: Thresholds) -> Judged:
     """The verdict on a session: its own, its thresholds', its checkpoint's, and the worst of its bricks."""
-    verdict, found, stale = session.verdict, [(session.verdict, reason) for reason in _keyed(session.reasons, session.lag)], None
+    verdict, found, stale = session.verdict, [(session.verdict, reason) for reason in _keyed(session.reasons, session.lag, limits)], None
     codes = {reason.code for reason in session.reasons}
-    for level, reason in (*_limits(session.lag, session.failures, limits), *_checkpoint(session)):
+    for level, reason in (*_limits(session.lag, session.failures, limits), *_checkpoint(session, limits)):
         verdict = signs.worst(verdict, level)
         if reason.code not in codes:
             found.append((level, reason))
@@ -167,7 +172,8 @@ def _limits(lag: float | None, failures: int | None, limits: Thresholds) -> list
     if failures is not None and failures >= limits.failures_warning:
         found.append((
             "critical" if failures >= limits.failures_critical else "warning",
-            Reason("failures", f"{plural(failures, 'object')} could not be synced", _KEYS["failures"]),
+            Reason("failures", f"{plural(failures, 'object')} could not be synced",
+                   (_KEYS if limits.acts else _LOOKING)["failures"]),
         ))  # fmt: skip
     return found
 
@@ -181,9 +187,9 @@ def _stale(source: Source | None, stale: float | None) -> list[tuple[str, Reason
     return [("unknown", Reason("stale", text, "see whether the engine runs and the node can be reached"))]
 
 
-def _checkpoint(session: Session) -> list[tuple[str, Reason]]:
+def _checkpoint(session: Session, limits: Thresholds) -> list[tuple[str, Reason]]:
     point = session.checkpoint
     if point.time is None or not point.failures_before:
         return []
     text = f"checkpoint has {plural(point.failures_before, 'failure')} before it"
-    return [("warning", Reason("checkpoint_failures", text, "f shows them; retry or dismiss them"))]
+    return [("warning", Reason("checkpoint_failures", text, "f shows them; retry or dismiss them" if limits.acts else "f shows them"))]

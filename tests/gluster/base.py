@@ -128,17 +128,23 @@ class Base:
 
     @staticmethod
     def _daemon(made: dict[str, Any]) -> None:
-        def answers() -> bool:
-            try:
-                run("gluster", "pool", "list", timeout=20)
-            except (GlusterError, subprocess.TimeoutExpired):
-                return False
-            return True
+        if not _answers():
+            _start_daemon(made)
 
-        if not answers():
-            run("glusterd", "-p", str(_PID))
-            wait_for("glusterd", answers)
-            made["glusterd"] = int(_PID.read_text())
+    def kill_daemon(self) -> None:
+        """SIGKILL glusterd; the volumes stay as they are. Only of a glusterd that was started here. KeyError else."""
+        with self._alone() as fd:
+            pid = self._read(fd)["glusterd"]
+            os.kill(pid, signal.SIGKILL)
+            wait_for("the end of glusterd", lambda: not os.path.exists(f"/proc/{pid}") or _zombie(pid))
+
+    def start_daemon(self) -> None:
+        """Start glusterd again, unless it runs."""
+        with self._alone() as fd:
+            made = self._read(fd)
+            if not _answers():
+                _start_daemon(made)
+                self._write(fd, made)
 
     def close(self) -> None:
         """Let go; the last one removes what was made here."""
@@ -167,8 +173,22 @@ class Base:
             subprocess.run(["ip", "addr", "del", f"{ADDRESS}/8", "dev", "lo"], check=False, capture_output=True, env=_ENV)
 
 
+def _answers() -> bool:
+    try:
+        run("gluster", "pool", "list", timeout=20)
+    except (GlusterError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
+def _start_daemon(made: dict[str, Any]) -> None:
+    run("glusterd", "-p", str(_PID))
+    wait_for("glusterd", _answers)
+    made["glusterd"] = int(_PID.read_text())
+
+
 def _zombie(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True

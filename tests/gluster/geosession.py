@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.gluster.base import ADDRESS, GlusterError, gluster, run, wait_for
 from tests.gluster.lab import Lab, Volume
+from tests.system.processes import below
 
 KEYS = Path("/var/lib/glusterd/geo-replication")
 
@@ -28,7 +31,7 @@ class GsyncdSession:
         self._added: list[str] = []
 
     def __enter__(self) -> GsyncdSession:
-        self._serve()
+        self.serve()
         run("gluster", "system::", "execute", "gsec_create")
         for line in (KEYS / "common_secret.pem.pub").read_text().splitlines():
             if not self._keys.exists() or line not in self._keys.read_text():
@@ -47,14 +50,15 @@ class GsyncdSession:
         self.command("config", "sync-method", "tarssh")
         return self
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
         """sshd on port 22 of the lab's address, unless one is there."""
         probe = subprocess.run(["ssh-keyscan", "-T", "2", ADDRESS], capture_output=True, check=False)
         if probe.stdout.strip():
             return
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         host_key = self._base / "gsyncd_host_key"
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key))
+        if not host_key.exists():
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key))
         program = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin") or "sshd"
         self._sshd = subprocess.Popen(
             [program, "-D", "-f", "/dev/null", "-h", str(host_key), "-p", "22", "-o", f"ListenAddress={ADDRESS}",
@@ -62,6 +66,33 @@ class GsyncdSession:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         wait_for("sshd", lambda: subprocess.run(["ssh-keyscan", "-T", "2", ADDRESS], capture_output=True).stdout.strip())
+
+    def hang_up(self) -> bool:
+        """End the sshd that was started here, with every connection it serves; False where it is another's."""
+        if self._sshd is None:
+            return False
+        for pid in [*below(self._sshd.pid), self._sshd.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._sshd.wait()
+        self._sshd = None
+        return True
+
+    def works(self, mount: Path, there: Path, patience: float = 40.0) -> None:
+        """Return when every worker takes what changes. After a start some never do, while gluster calls them Active:
+        libgfchangelog waits for ever for a notice that it missed (GlusterFS 10.3). Starting them again mends it."""
+        for attempt in range(8):
+            wait_for("Active", lambda: {p["crawl_status"] for p in self.pairs()} == {"Changelog Crawl"}, 90)
+            names = [f"works-{time.time_ns()}-{number}" for number in range(8)]  # on every brick
+            for name in names:
+                (mount / name).write_bytes(b"x")
+            with contextlib.suppress(AssertionError):
+                wait_for("a change of every brick", lambda: all((there / name).exists() for name in names), patience)
+                return
+            print(f"attempt {attempt}: a worker takes nothing")
+            self.command("stop")
+            self.command("start")
+        raise AssertionError("there is always a worker that takes nothing")
 
     def command(self, *words: str) -> str:
         """`gluster volume geo-replication PRIMARY SECONDARY WORDS`."""
@@ -85,6 +116,4 @@ class GsyncdSession:
             if self._added and self._keys.exists():
                 kept = [x for x in self._keys.read_text().splitlines() if x not in self._added]
                 self._keys.write_text("".join(f"{x}\n" for x in kept))
-            if self._sshd is not None:
-                self._sshd.kill()
-                self._sshd.wait()
+            self.hang_up()

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.gluster.base import HOST, Base, GlusterError, gluster, run, wait_for
 from tests.system.oracle import differences
 
@@ -98,6 +100,15 @@ class Lab:
         """`gluster volume set`. GlusterError."""
         gluster("volume", "set", volume.name, option, value)
 
+    @staticmethod
+    def heal(volume: Volume) -> None:
+        """Have the replicas heal what they know of, now: by itself a heal that failed is tried again after ten minutes.
+
+        One that cannot begin just now is no error.
+        """
+        with contextlib.suppress(GlusterError):
+            gluster("volume", "heal", volume.name)
+
     def start(self, volume: Volume, force: bool = False) -> None:
         """Start it, or, with `force`, those bricks of it that are dead; returns when all bricks run."""
 
@@ -134,7 +145,7 @@ class Lab:
         try:
             pid = int(file.read_text())
             return pid if b"glusterfsd" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ProcessLookupError, ValueError):
             return None
 
     def kill_brick(self, volume: Volume, brick: Path) -> None:
@@ -143,6 +154,21 @@ class Lab:
         assert pid is not None, f"{brick} does not run"
         os.kill(pid, signal.SIGKILL)
         wait_for("the brick's end", lambda: self.brick_pid(volume, brick) is None)
+
+    # ---- the daemon
+
+    def kill_glusterd(self) -> None:
+        """SIGKILL glusterd; bricks and mounts go on. Skips where it is not the lab's own."""
+        assert self._base is not None
+        try:
+            self._base.kill_daemon()
+        except KeyError:
+            pytest.skip("glusterd was running before: it is not the lab's to kill")
+
+    def start_glusterd(self) -> None:
+        """Start it again, unless it runs."""
+        assert self._base is not None
+        self._base.start_daemon()
 
     # ---- mounts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -49,8 +50,12 @@ class Replication:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         self.product.kill()
+        if failed is not None and (keep := os.environ.get("GEOREP_TEST_KEEP")):
+            # bricks with their journals and gfids, and the engine's log, for whoever looks for the cause
+            places = [*self.primary.bricks, *self.secondary.bricks, self.product.base]
+            subprocess.run(["cp", "-a", *map(str, places), keep], check=True)
         self.lab.remove(self.primary)
         self.lab.remove(self.secondary)
 

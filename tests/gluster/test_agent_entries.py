@@ -12,7 +12,8 @@ import pytest
 
 from engine.agent.types import Fop
 from tests.agent_side import (
-    LIMBO, ROOT, T0, create, directory, gfid, link, mkdir, regular, rename, rmdir, sym, symlink, unlink,
+    LIMBO, ROOT, T0, create, directory, gfid, link, mkdir, regular, rename, rmdir, slot_params, sym, symlink,
+    unlink,
 )  # fmt: skip
 from tests.gluster.agent_volume import VolumeAgent, gfid_at, held, view
 from tests.gluster.lab import Lab
@@ -107,15 +108,22 @@ def test_sec_2_another_gfid_is_not_removed(side: Side) -> None:
     assert side.names() == ["d", "f"]
 
 
-def test_sec_3_a_directory_goes_with_what_is_in_it(side: Side) -> None:
-    """SEC-3: not empty: recursively; operations of other directories in the same list are not disturbed."""
+def test_sec_3_a_directory_goes_with_what_is_gone_too(side: Side) -> None:
+    """SEC-3: not empty: told, since other bricks' changes may be behind; then with what the primary says is gone.
+
+    Operations of other directories in the same list are not disturbed.
+    """
     d, e, f, g = (side.gfid() for _ in range(4))
     side.ok(mkdir(d, side.top, b"d"), mkdir(e, d, b"e"), create(f, e, b"f", b"x"), create(g, d, b"g", b"x"))
     others = [create(side.gfid(), side.top, b"o%d" % i, b"x") for i in range(20)]
-    side.ok(*others[:10], rmdir(d, side.top, b"d"), *others[10:], mkdir(side.gfid(), side.top, b"d"))
-    assert side.names() == sorted(["d", *(f"o{i}" for i in range(20))])
-    assert side.names("d") == []
-    assert side.agent.call("lookup", gfids=[f.hex(), e.hex()])["objects"] == {}
+    reply = side.agent.entries(*others[:10], rmdir(d, side.top, b"d"), *others[10:])
+    assert [(o.index, o.errno) for o in reply.failures] == [(10, errno.ENOTEMPTY)]
+    error = side.agent.ask("remove", gfid=d.hex(), below=[e.hex(), g.hex()])["error"]
+    assert (error["errno"], error["found"]) == (errno.ENOTEMPTY, f.hex())
+    assert side.names("d") == ["e"] and side.names("d/e") == ["f"], "what is alive stays, and the way to it"
+    assert side.agent.call("remove", gfid=d.hex(), below=[e.hex(), f.hex()])["names"] == 1
+    assert side.names() == sorted(f"o{i}" for i in range(20))
+    assert side.agent.call("here", gfids=[f.hex(), e.hex(), d.hex(), side.top.hex()])["here"] == [side.top.hex()]
 
 
 def test_sec_4_create_again_does_nothing(side: Side) -> None:
@@ -140,8 +148,8 @@ def test_a_gfid_is_never_on_two_subvolumes(side: Side) -> None:
         side.ok(sym(s, side.top, b"s" + name, b"text"))
     assert os.lstat(side.path / "s").st_nlink == 17, "names of one symlink"
     for name in names:
-        side.ok(mkdir(d, side.top, name))
-    assert side.names() == sorted(["f", "n15", "s", *(f"sn{i}" for i in range(16))]), "one directory, renamed"
+        side.fails(mkdir(d, side.top, name), errno.EEXIST, "elsewhere")
+    assert side.names() == sorted(["d", "f", "s", *(f"sn{i}" for i in range(16))]), "one directory, where it was"
 
 
 def test_sec_5_mknod_of_a_known_gfid_is_a_link(side: Side) -> None:
@@ -155,10 +163,12 @@ def test_sec_5_mknod_of_a_known_gfid_is_a_link(side: Side) -> None:
 
 
 def test_sec_6_mkdir_of_a_known_gfid_is_a_rename(side: Side) -> None:
-    """SEC-6: from where it is, with all that is in it."""
+    """SEC-6: from where it is, with all that is in it: by `place`, since an agent that is behind must not take it back."""
     d, e, f = (side.gfid() for _ in range(3))
     side.ok(mkdir(d, side.top, b"d:"), mkdir(e, side.top, b"e: x"), create(f, d, b"f", b"x"))
-    side.ok(mkdir(d, e, b"new:name"))
+    side.fails(mkdir(d, e, b"new:name"), errno.EEXIST, "elsewhere")
+    side.agent.call("place", gfid=d.hex(), slots=[slot_params(e, b"new:name")], stat=list(directory()), link=None,
+                    replace=True)  # fmt: skip
     assert side.names() == ["e: x"] and side.names("e: x") == ["new:name"]
     assert side.at("e: x/new:name") == d and (side.path / "e: x/new:name/f").read_bytes() == b"x"
 
@@ -218,15 +228,17 @@ def test_sec_9_a_directory_with_what_is_in_it(side: Side) -> None:
 
 
 def test_sec_11_rename_without_its_source(side: Side) -> None:
-    """SEC-11: linked where the gfid exists, made where not; a directory comes from where it is."""
+    """SEC-11: linked where the gfid exists, made where not; where a directory belongs is for the primary to say."""
     f, g, d = (side.gfid() for _ in range(3))
     side.ok(create(f, side.top, b"f", b"x"), mkdir(d, side.top, b"d"))
     side.ok(rename(f, (side.top, b"not here"), (side.top, b"linked"), regular(1)))
     assert side.at("linked") == f and side.names() == ["d", "f", "linked"]
     reply = side.agent.entries(rename(g, (side.top, b"nor here"), (side.top, b"new"), regular(4)))
     assert reply.failures == [] and reply.made == [g]
-    side.ok(rename(d, (side.top, b"elsewhere"), (side.top, b"e"), directory()))
-    assert side.names() == ["e", "f", "linked", "new"] and side.at("e") == d
+    side.fails(rename(d, (side.top, b"elsewhere"), (side.top, b"e"), directory()), errno.EEXIST, "elsewhere")
+    side.ok(rename(d, (side.top, b"elsewhere"), (side.top, b"e")))  # gone on the primary: its removal follows
+    side.fails(rmdir(d, side.top, b"e"), errno.EEXIST, "elsewhere")
+    assert side.names() == ["d", "f", "linked", "new"] and side.at("d") == d
     new = side.gfid()
     made = side.agent.entries(rename(new, (side.top, b"z"), (side.top, b"made"), directory()))
     assert made.failures == [] and made.made == [new], "its subtree has to be looked at"

@@ -115,8 +115,10 @@ class Primary:
 
     def __init__(self, model: Model, agent: VolumeAgent) -> None:
         self.model, self.agent = model, agent
+        self.seen: set[bytes] = set()
 
     def send(self, ops: list[EntryOp]) -> None:
+        self.seen.update(op.gfid for op in ops)
         reply = self.agent.entries(*[self._now(op) for op in ops])
         todo: dict[bytes, None] = dict.fromkeys(reply.made)
         for failure in reply.failures:
@@ -158,7 +160,11 @@ class Primary:
             if gfid == ROOT:
                 continue
             if not names:
-                self.agent.call("remove", gfid=gfid.hex())
+                answer = self.agent.ask("remove", gfid=gfid.hex(), below=[g.hex() for g in self.seen - set(model.objects)])
+                error = answer.get("error")
+                if error is not None:  # something alive is in it: that is put right first
+                    assert error["errno"] == 39, error
+                    left[gfid] = left[bytes.fromhex(error["found"])] = None
                 continue
             kind, content = model.objects[gfid]
             answer = self._place(gfid, names, content if kind == "link" else None)
@@ -214,6 +220,7 @@ def history(
     agent = VolumeAgent(volume, **params or {})
     try:
         agent.begin(wait=20)
+        primary = Primary(model, agent)
         for _ in range(batches):
             ops = [op for _ in range(rng.randrange(5, 60)) for op in model.step()]
             crashed = rng.random() < 0.4
@@ -223,7 +230,8 @@ def history(
                     agent.kill()
                     agent = VolumeAgent(volume, **params or {})
                     agent.begin(wait=20)
-            Primary(model, agent).send(ops)
+            primary.agent = agent
+            primary.send(ops)
             agent.call("commit", mark={"sec": 1, "nsec": 0})
         assert_equal(model, mount)
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.agent.types import Slot, Stat
-from tests.agent_side import ROOT, T0, create, directory, gfid, link, mkdir, regular, slot_params, sym, symlink
+from tests.agent_side import ROOT, T0, create, directory, gfid, link, mkdir, regular, slot_params, sym, symlink, unlink
 from tests.gluster.agent_volume import VolumeAgent, gfid_at, held, view
 from tests.gluster.lab import Lab
 
@@ -145,15 +145,18 @@ def test_place_does_not_touch_what_is_in_the_way(side: Side) -> None:
 
 
 def test_con_1_remove_and_clear_slot(side: Side) -> None:
-    """CON-1: an object that is gone on the primary goes with all its names; a directory with what is in it."""
+    """CON-1: an object that is gone on the primary goes with all its names; a directory with what is gone, too."""
     d, e, f = (side.gfid() for _ in range(3))
     side.ok(mkdir(d, side.top, b"d"), mkdir(e, d, b"e"), create(f, e, b"f", b"x"), link(f, side.top, b"g", regular(1)))
     assert side.agent.call("remove", gfid=f.hex())["names"] == 2
     assert side.names() == ["d"] and side.names("d/e") == []
     side.ok(create(f, e, b"f", b"x"))
-    assert side.agent.call("remove", gfid=d.hex())["names"] == 1
+    assert side.agent.call("remove", gfid=d.hex(), below=[e.hex(), f.hex()])["names"] == 1
     assert side.names() == [] and side.agent.call("remove", gfid=d.hex())["names"] == 0
-    side.ok(mkdir(d, side.top, b"d"), create(side.gfid(), d, b"x", b"x"))
+    side.ok(mkdir(d, side.top, b"d"), create(f, d, b"x", b"x"))
+    error = side.agent.ask("clear_slot", **slot_params(side.top, b"d"))["error"]
+    assert (error["errno"], error["found"]) == (errno.ENOTEMPTY, d.hex()) and side.names("d") == ["x"]
+    side.ok(unlink(f, d, b"x"))
     assert side.agent.call("clear_slot", **slot_params(side.top, b"d")) == {"cleared": True, "gfid": d.hex()}
     assert side.agent.call("clear_slot", **slot_params(side.top, b"d"))["cleared"] is False
     assert side.names() == []

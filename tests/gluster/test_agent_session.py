@@ -58,12 +58,20 @@ def test_hello_tells_the_volume_and_changes_nothing(lab: Lab, fresh: Volume) -> 
     before = os.stat(mount)
     with VolumeAgent(fresh) as agent:
         found = agent.hello()
-    assert found["volume_id"] == fresh.id and found["nodes"] == [fresh.host] and found["subvolumes"] == 2
+    assert found["volume_id"] == fresh.id and found["nodes"] == [{"host": fresh.host, "id": found["node_id"]}] and found["subvolumes"] == 2
     assert found["volume"]["version"][0].isdigit() and found["volume"]["local"] is True
     assert (found["fresh"], found["empty"], found["session"], found["mark"]) == (True, True, None, None)
     assert found["statfs"]["total_bytes"] > found["statfs"]["bytes"] > 0
     assert os.listdir(mount) == [] and os.stat(mount).st_mtime_ns == before.st_mtime_ns
     assert [x for x in os.listxattr(fresh.bricks[0]) if "georep" in x] == []
+
+
+def test_sec_directories_of_the_node_are_ours_alone(fresh: Volume) -> None:
+    """Locks and mounts are below directories that nobody else may write to, though an agent has no umask."""
+    with held(fresh):
+        for path in (MOUNTS.parent, MOUNTS):
+            st = path.stat()
+            assert st.st_uid == 0 and st.st_mode & 0o022 == 0, (path, oct(st.st_mode))
 
 
 def test_mrk_7_the_copy_of_the_mark(lab: Lab, fresh: Volume) -> None:
@@ -227,7 +235,8 @@ def test_safe_5_agents_on_two_nodes(fresh: Volume, tmp_path: Path) -> None:
     first.begin()
     with VolumeAgent(fresh, elsewhere(tmp_path)) as second:
         answer = second.ask("begin", **SESSION, volume=second.volume, wait=8)
-        assert answer["error"]["code"] == "locked" and f"pid {first.child.pid}" in answer["error"]["text"]
+        assert answer["error"]["code"] == "other-node" and os.uname().nodename in answer["error"]["text"]
+        assert answer["error"]["node"] == {"id": first.hello()["node_id"], "host": os.uname().nodename}
         first.kill()
         ident = second.send(Kind.CALL, json.dumps({"method": "begin", "params": {**SESSION, "volume": second.volume, "wait": 60}}).encode())
         frame = second.reader.read(90)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.gluster.lab import Lab
 from tests.gluster.session import Replication
+from tests.system.places import Mounts
 from tests.system.runner import Product
 from tests.system.sshd import HOST, Sshd
 
@@ -104,3 +106,34 @@ def test_options_are_switched_on_and_told(lab: Lab, scratch: Path, sshd: Sshd) -
         mounts = subprocess.run(["findmnt", "-n"], capture_output=True, text=True).stdout
         assert "georep-mnt-" not in mounts
         assert os.path.exists(r.primary.bricks[0])
+
+
+@pytest.mark.timeout(300)
+def test_the_secondary_volume_becomes_read_only_or_full(lab: Lab, scratch: Path, sshd: Sshd, mounts: Mounts) -> None:
+    """ERR-3: Faulty with one line and a remedy, the mark unmoved; it goes on by itself when there is room again."""
+    small = mounts.tmpfs("small", "24m")
+    with Replication.make(lab, scratch, sshd, 1) as r:
+        lab.remove(r.secondary)
+        r.secondary = lab.volume(1, role="s", at=small)
+        lab.set(r.secondary, "storage.reserve", "0")
+        r.s = lab.mount(r.secondary)
+        r.product.secondary = f"{HOST}::{r.secondary.name}"
+        r.product.start()
+        r.settled(1)
+        (r.p / "large").write_bytes(os.urandom(40 << 20))
+        error = r.product.faulty(60, errno.ENOSPC)
+        assert "space" in f"{error['text']} {error['hint']}" and "\n" not in error["text"], error
+        mark = r.stime(r.primary.bricks[0])
+        mounts.resize(small, "128m")
+        r.equal()
+        assert (r.stime(r.primary.bricks[0]) or (0, 0)) >= (mark or (0, 0))
+        assert r.product.stop() == 0, r.product.tail()
+        lab.set(r.secondary, "features.read-only", "on")
+        (r.p / "small").write_text("x")
+        done = r.product.once(timeout=90)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 2 and "read-only" in line and "features.read-only off" in line, done
+        lab.set(r.secondary, "features.read-only", "off")
+        r.product.start()
+        r.equal()
+        assert r.product.stop() == 0, r.product.tail()

@@ -40,7 +40,7 @@ def churn(mount: Path, operations: int, seed: int) -> int:
 )
 def test_random_operations(lab: Lab, scratch: Path, sshd: Sshd, bricks: int, operations: int, seed: int) -> None:
     """Equal, the ledger empty; and nothing but the journal was needed."""
-    with Replication.make(lab, scratch, sshd, bricks) as r:
+    with Replication.make(lab, scratch, sshd, bricks, delete_guard_minimum=1_000_000) as r:
         r.product.start()
         r.settled(bricks)
         assert churn(r.p, operations, seed) > operations // 2

@@ -67,6 +67,7 @@ def test_from_gsyncd_and_back(lab: Lab, scratch: Path, sshd: Sshd) -> None:
         files(r.p, "first")
         gsyncd.command("start")
         wait_for("gsyncd's half", lambda: arrived(r.s, "first"), 120)
+        gsyncd.works(r.p, r.s)
         moment = time.time()
         files(r.p, "last")  # may be sent again
         wait_for("gsyncd's last batch", lambda: arrived(r.s, "last"), 120)
@@ -96,6 +97,7 @@ def test_from_gsyncd_and_back(lab: Lab, scratch: Path, sshd: Sshd) -> None:
         moment = time.time()
         files(r.p, "third")
         gsyncd.command("start")
+        gsyncd.works(r.p, r.s)
         wait_for("gsyncd going on", lambda: arrived(r.s, "third"), 120)
         wait_for("gsyncd's mark", marked(r, moment), 120)
         gsyncd.command("stop")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.agent.index import Index
-from engine.journal.differ import DATA, ENTRY, Differ
+from engine.journal.differ import Differ
+from engine.journal.findings import DATA, ENTRY
 from engine.model import LIMBO, ROOT, DataChange, EntryChange, Fop, Gfid, MetaChange, Record, Slot
 from engine.volume.handles import can_open_by_handle, gfid_of, name_to_handle
 from engine.volume.tree import TreeView
@@ -152,10 +155,17 @@ class Tree:
         except OSError:
             pass
 
-    def slices(self, crawl: bool) -> int:
-        """Let the differ look, apply its records, and hold the model against the disk."""
+    def slices(self, crawl: bool, rnd: random.Random | None = None) -> int:
+        """Let the differ look, apply its records, and hold the model against the disk.
+
+        It is told all names, or (`rnd`) only those that hold something else now, as they come.
+        """
         after = disk(self.root)
-        slots = {} if crawl else {(s.parent, s.name): ENTRY for s in {*self.before, *after}}
+        told = [*{*self.before, *after}]
+        if rnd is not None:
+            told = sorted(s for s in told if self.before.get(s) != after.get(s))
+            rnd.shuffle(told)
+        slots = {} if crawl else {(s.parent, s.name): ENTRY for s in told}
         if crawl:
             self.differ.begin_walk()
         records = self.differ.slice(slots, {}, {})
@@ -165,7 +175,7 @@ class Tree:
                 self.model.apply(r)
             count += sum(isinstance(r, EntryChange) for r in records)
             self.index.commit(durable=False)
-            if not self.differ.pending:
+            if not (self.differ.pending or self.differ.unsettled):
                 break
             records = self.differ.slice({}, {}, {})
         assert self.model.names == after
@@ -182,30 +192,52 @@ class Tree:
         return count
 
 
+@contextlib.contextmanager
+def tree_of(by_handle: bool = True) -> Iterator[Tree]:
+    """A tree in a directory of its own, gone afterwards."""
+    where = tempfile.mkdtemp(dir="/dev/shm").encode()
+    tree = Tree(where, by_handle)
+    try:
+        yield tree
+    finally:
+        tree.close()
+        shutil.rmtree(where)
+
+
 @pytest.mark.parametrize("by_handle", [True, False])
 @pytest.mark.parametrize("crawl", [False, True])
 @pytest.mark.parametrize("seed", range(25))
 def test_MRK9_records_lead_from_the_index_to_the_disk(seed: int, crawl: bool, by_handle: bool) -> None:
     """Swaps, chains, renames over, links, moves out and in, in any order, seen only by where they happened."""
     rnd = random.Random(seed)
-    where = tempfile.mkdtemp(dir="/dev/shm").encode()
-    tree = Tree(where, by_handle)
-    try:
+    with tree_of(by_handle) as tree:
         for _ in range(25):
             for _ in range(rnd.choice([1, 3, 10, 40])):
                 tree.change(rnd)
             tree.slices(crawl if rnd.random() < 0.8 else not crawl)
         assert tree.slices(True) == 0, "a walk over what is known finds nothing"
-    finally:
-        tree.close()
-        shutil.rmtree(where)
+
+
+@pytest.mark.parametrize("by_handle", [True, False])
+@pytest.mark.parametrize("seed", range(40))
+def test_MRK9_what_changed_is_enough(seed: int, by_handle: bool) -> None:
+    """Only the names that changed are told, in no order: links below a directory that moved are found and kept."""
+    rnd = random.Random(seed)
+    with tree_of(by_handle) as tree:
+        for _ in range(25):
+            for _ in range(rnd.choice([1, 3, 10, 40])):
+                tree.change(rnd)
+                if files := tree.paths("f"):
+                    with contextlib.suppress(OSError):
+                        os.link(rnd.choice(files), os.path.join(rnd.choice([tree.root, *tree.paths("d")]), b"l%d" % rnd.randrange(12)))
+            if rnd.random() < 0.5:
+                tree.view.close()  # no directory is open: they are reached by their names as they were
+            tree.slices(False, rnd)
 
 
 def test_CRW8_renamed_directory_is_one_record() -> None:
     """A subtree renamed while nobody looked is renamed, not sent again."""
-    where = tempfile.mkdtemp(dir="/dev/shm").encode()
-    tree = Tree(where, True)
-    try:
+    with tree_of() as tree:
         os.makedirs(tree.root + b"/a/b/c")
         for i in range(200):
             Path(os.fsdecode(tree.root) + f"/a/b/c/{i}").write_bytes(b"x")
@@ -217,16 +249,11 @@ def test_CRW8_renamed_directory_is_one_record() -> None:
         entries = [r for r in records if isinstance(r, EntryChange)]
         assert [r.fop for r in entries] == [Fop.MKDIR, Fop.RENAME]
         assert not any(isinstance(r, DataChange) for r in records)
-    finally:
-        tree.close()
-        shutil.rmtree(where)
 
 
 def test_CHG1_writes_are_data() -> None:
     """A slot written through gives a data record for its object, also after it was renamed."""
-    where = tempfile.mkdtemp(dir="/dev/shm").encode()
-    tree = Tree(where, True)
-    try:
+    with tree_of() as tree:
         for n in (b"/a", b"/b"):
             Path(os.fsdecode(tree.root + n)).write_bytes(b"1")
         tree.slices(True)
@@ -237,21 +264,30 @@ def test_CHG1_writes_are_data() -> None:
         os.rename(tree.root + b"/a", tree.root + b"/c")
         records = tree.differ.slice({(ROOT, b"a"): DATA | ENTRY, (ROOT, b"c"): ENTRY}, {}, {})
         assert DataChange(a) in records
-    finally:
-        tree.close()
-        shutil.rmtree(where)
 
 
 def test_CHG1_content_alone_is_a_change() -> None:
     """A slice in which nothing but an object is dirty, by its handle and no name, has its data record."""
-    where = tempfile.mkdtemp(dir="/dev/shm").encode()
-    tree = Tree(where, True)
-    try:
+    with tree_of() as tree:
         Path(os.fsdecode(tree.root + b"/a")).write_bytes(b"1")
         tree.slices(True)
         a = gfid_of(BRICK, name_to_handle(tree.fd, b"a"))
         Path(os.fsdecode(tree.root + b"/a")).write_bytes(b"2")
         assert DataChange(a) in tree.differ.slice({}, {a: DATA}, {})
-    finally:
-        tree.close()
-        shutil.rmtree(where)
+
+
+def test_MRK9_links_below_a_directory_on_the_move_stay() -> None:
+    """Names that can't be reached at first, and are found again in the same slice, are not taken for removed."""
+    with tree_of(False) as tree:
+        os.makedirs(tree.root + b"/p/d")
+        Path(os.fsdecode(tree.root + b"/p/d/one")).touch()
+        for n in (b"two", b"three"):
+            os.link(tree.root + b"/p/d/one", tree.root + b"/p/d/" + n)
+        tree.slices(True)
+        tree.view.close()
+        p = gfid_of(BRICK, name_to_handle(tree.fd, b"p"))
+        os.link(tree.root + b"/p/d/one", tree.root + b"/new")
+        os.rename(tree.root + b"/p/d", tree.root + b"/q")
+        for record in tree.differ.slice({(ROOT, b"new"): ENTRY, (p, b"d"): ENTRY, (ROOT, b"q"): ENTRY}, {}, {}):
+            tree.model.apply(record)
+        assert tree.model.names == disk(tree.root)

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HOST = "secondary"
@@ -28,9 +29,14 @@ def free_port() -> int:
 
 
 class Sshd:
-    """One sshd instance. `path` replaces PATH for what runs in it (to hide python3, for example)."""
+    """One sshd instance. `path` replaces PATH for what runs in it (to hide python3, for example).
 
-    def __init__(self, base: Path, path: str | None = None) -> None:
+    `address` is where it listens; `before` are words that run it elsewhere (`nsenter …`).
+    """
+
+    def __init__(self, base: Path, path: str | None = None, *, address: str = "127.0.0.1", before: Sequence[str] = ()) -> None:
+        self.address = address
+        self.before = before
         self.base = base / "ssh"
         self.base.mkdir(mode=0o755)
         self.port = free_port()
@@ -41,14 +47,15 @@ class Sshd:
         (self.base / "authorized_keys").chmod(0o644)
         self.write_known_hosts("known_hosts", "host_key.pub")
         lines = [
-            f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self.base}/host_key", "PidFile none",
+            f"Port {self.port}", f"ListenAddress {address}", f"HostKey {self.base}/host_key", "PidFile none",
             f"AuthorizedKeysFile {self.base}/authorized_keys", "StrictModes no", "UsePAM no", "PermitRootLogin yes",
             "PasswordAuthentication no", "KbdInteractiveAuthentication no", "MaxStartups 200", "MaxSessions 100",
             "LogLevel VERBOSE", "PermitUserEnvironment no",
         ]  # fmt: skip
-        if path is not None:
-            # the home too, or bash reads ~/.bashrc, which may set PATH again
-            lines.append(f"SetEnv PATH={path} HOME={self.base}")
+        # A home of its own: bash, started by sshd, reads ~/.bashrc, which may set PATH again, and may hold a lock (pyenv's
+        # rehash does) that a killed session leaves behind for every later one.
+        found = f"PATH={path} " if path is not None else ""
+        lines.append(f"SetEnv {found}HOME={self.base}")
         (self.base / "sshd_config").write_text("\n".join(lines) + "\n")
 
     def _key(self, name: str) -> None:
@@ -57,7 +64,7 @@ class Sshd:
 
     def write_known_hosts(self, name: str, key: str | None) -> Path:
         """A known_hosts file that has `key` (a file here) for this server; None: it knows no host."""
-        text = f"[127.0.0.1]:{self.port} {(self.base / key).read_text()}" if key else ""
+        text = f"[{self.address}]:{self.port} {(self.base / key).read_text()}" if key else ""
         (self.base / name).write_text(text)
         return self.base / name
 
@@ -77,13 +84,13 @@ class Sshd:
         log = self.base / "sshd.log"
         with open(log, "ab") as out:
             self._process = subprocess.Popen(
-                [program, "-D", "-e", "-f", str(self.base / "sshd_config")],
+                [*self.before, program, "-D", "-e", "-f", str(self.base / "sshd_config")],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=5) as s:
+                with socket.create_connection((self.address, self.port), timeout=5) as s:
                     if s.recv(4) == b"SSH-":
                         return
             except OSError:
@@ -109,9 +116,10 @@ class Sshd:
         self._process = None
 
     def client(
-        self, *, port: int | None = None, uid: int | None = None, known_hosts: str = "known_hosts", name: str = "config"
-    ) -> Path:
-        """A configuration file for `ssh -F`, with the host alias `secondary`.
+        self, *, port: int | None = None, uid: int | None = None, known_hosts: str = "known_hosts", name: str = "config",
+        host: str = HOST,
+    ) -> Path:  # fmt: skip
+        """A configuration file for `ssh -F`, with the alias `host`.
 
         `port` leads through a line in front of the server; `uid` makes one that this user can read; `known_hosts`
         names another file here.
@@ -126,8 +134,8 @@ class Sshd:
                 os.chown(identity, uid, -1)
         path = self.base / f"{name}-{uid}-{port or self.port}"
         path.write_text(
-            f"Host {HOST}\n  HostName 127.0.0.1\n  Port {port or self.port}\n  User {user}\n"
-            f"  HostKeyAlias [127.0.0.1]:{self.port}\n  IdentityFile {identity}\n  IdentitiesOnly yes\n"
+            f"Host {host}\n  HostName {self.address}\n  Port {port or self.port}\n  User {user}\n"
+            f"  HostKeyAlias [{self.address}]:{self.port}\n  IdentityFile {identity}\n  IdentitiesOnly yes\n"
             f"  UserKnownHostsFile {self.base / known_hosts}\n  GlobalKnownHostsFile none\n"
             "  StrictHostKeyChecking yes\n"
         )

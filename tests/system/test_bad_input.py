@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.link import Link, LinkError, SshTarget
 from tests.system.runner import Product, converged, finish, wait_until, working, workload
 from tests.system.settings import LOCAL, SSH, Maker, Setting, Way, write
-from tests.system.sshd import Sshd
+from tests.system.sshd import HOST, Sshd
 
 
 def _snapshot(*trees: Path) -> list[tuple[str, int, int]]:
@@ -170,6 +171,21 @@ def _over(make: Maker, server: Sshd, **client: str) -> Setting:
 
 def test_no_python_on_the_remote(make: Maker, odd_sshd: tuple[Sshd, Path]) -> None:
     _refused(_over(make, odd_sshd[0]), says="python3")
+
+
+def test_a_login_that_waits_for_something(sshd: Sshd, scratch: Path) -> None:
+    """A lock that a shell's start files wait for, for example."""
+    server = Sshd(scratch)
+    (server.base / ".bashrc").write_text("exec sleep 1000\n")  # its home is there, and sshd's bash reads it
+    (server.base / ".profile").write_text("exec sleep 1000\n")
+    server.start()
+    try:
+        target = SshTarget(HOST, options=("-F", str(server.client())), connect_timeout=1)
+        with pytest.raises(LinkError, match="no agent within 6 s") as caught:
+            Link(target, os.fsencode(scratch / "replica"))
+        assert f"time ssh {HOST} true" in caught.value.hint
+    finally:
+        server.stop()
 
 
 def test_too_old_a_python_on_the_remote(make: Maker, odd_sshd: tuple[Sshd, Path]) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from tests.system.line import Line
 from tests.system.oracle import differences
-from tests.system.settings import ALL_WAYS, LOCAL, SSH, Maker, Setting, Way, untouched
+from tests.system.settings import ALL_WAYS, LOCAL, SSH, Maker, Setting, Way, untouched, write
 from tests.system.sshd import Sshd
+from tests.system.trees import many_files
 
 PYTHON = [Path(p) for p in sorted(glob.glob("/usr/lib/python3*")) if os.path.isdir(p)]
 SHARE = Path("/usr/share")
@@ -81,3 +82,17 @@ def test_a_dry_run_changes_nothing(make: Maker) -> None:
     assert done.returncode == 0, done.stderr
     assert os.listdir(setting.secondary) in ([], [".georep"])
     assert "1" in done.stdout
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+def test_a_crawl_that_ends_while_the_worker_looks_elsewhere(make: Maker, adopt: bool) -> None:
+    """Its last slices are brought over before anything counts as caught up, or as missing on the primary."""
+    setting = make(LOCAL)
+    many_files(setting.primary, 50, 100)
+    if adopt:
+        write(setting.secondary / "old", "what was there before")
+    setting.product.module = ("-m", "tests.system.late")
+    done = setting.product.once(*(["--adopt"] if adopt else []))
+    assert done.returncode == 0, done.stderr
+    assert "late" in done.stderr
+    assert differences(os.fsencode(setting.primary), os.fsencode(setting.secondary)) == []

@@ -133,6 +133,23 @@ def test_a_large_file_changed_in_place_goes_by_delta(make: Maker) -> None:
         converged(product, setting.primary, setting.secondary, since=time.monotonic())
 
 
+def test_a_large_file_that_the_secondary_lost_is_made_again(make: Maker) -> None:
+    """SYN-4, ERR-3: a delta to a file that is not there any more costs that file a retry, not the brick its life."""
+    setting = make(LOCAL, delta_threshold=1 << 20)
+    big = setting.primary / "big"
+    big.write_bytes(os.urandom(HUGE))
+    with setting.product as product:
+        product.start()
+        product.active()
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        (setting.secondary / "big").unlink()
+        with open(big, "r+b") as f:
+            f.seek(5 << 20)
+            f.write(b"changed")
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        assert not product.brick()["last_error"], product.tail()
+
+
 def test_holes_punched_where_zeros_were(make: Maker) -> None:
     """The bytes stay the same, the space is given back: on the secondary too, also where a delta finds them equal."""
     setting = make(LOCAL, delta_threshold=1 << 20)

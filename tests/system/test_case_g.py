@@ -98,6 +98,22 @@ def test_foreign_files_are_kept_until_adopted(make: Maker) -> None:
     _equal(setting)
 
 
+def test_a_copy_without_xattrs_is_adopted_with_them(make: Maker) -> None:
+    """CRW-8: `rsync -a` brings no xattrs and no ACLs: what is equal by size and time gets them."""
+    setting = make(LOCAL)
+    for n in range(20):
+        path = setting.primary / f"f{n}"
+        path.write_text(str(n))
+        os.utime(path, ns=(n, n))
+    there = setting.secondary
+    subprocess.run(["cp", "-a", f"{setting.primary}/.", str(there)], check=True)
+    for n in range(20):
+        os.setxattr(setting.primary / f"f{n}", "user.one", b"1")
+    done = _once(setting, "--adopt")
+    assert done.returncode == 0, done.stderr
+    _equal(setting)
+
+
 def test_restored_from_an_older_copy_of_itself(make: Maker) -> None:
     """MRK-7: the copy of the mark is older than the primary's: noticed, said, and put right."""
     setting = make(LOCAL, **CALM)
@@ -121,6 +137,24 @@ def test_restored_from_an_older_copy_of_itself(make: Maker) -> None:
         product.active()
         converged(product, setting.primary, there, since=time.monotonic(), within=20)
         assert product.stop() == 0, product.tail()
+
+
+def test_a_directory_that_only_loses_something_keeps_its_times(make: Maker) -> None:
+    """An older copy of the replica has more in a directory than the primary, which has nothing there to bring over."""
+    setting = make(LOCAL, **CALM)
+    product, there = setting.product, setting.secondary
+    (setting.primary / "d").mkdir()
+    write(setting.primary / "d" / "child", "x")
+    assert product.once().returncode == 0
+    old = there.with_name("old-copy")
+    subprocess.run(["cp", "-a", str(there), str(old)], check=True)
+    (setting.primary / "d" / "child").unlink()
+    assert product.once().returncode == 0
+    shutil.rmtree(there)
+    old.rename(there)
+    done = product.once()
+    assert done.returncode == 0, done.stderr
+    _equal(setting)
 
 
 @pytest.mark.parametrize("what", ["emptied", "index lost", "index damaged", "mark lost"])

@@ -71,6 +71,42 @@ def test_emptied(make: Maker) -> None:
         assert _names(setting.secondary) == names
 
 
+def test_names_of_one_object_are_one_delete(make: Maker) -> None:
+    """Hard links whose names go one slice after the other count once: 50 of 100 objects are not 150."""
+    setting = make(LOCAL, delete_guard_share="60%", delete_guard_minimum=0, max_history_changelogs_in_batch=1)
+    for n in range(100):
+        (setting.primary / f"a{n}").write_text(str(n))
+        for other in "bc":
+            os.link(setting.primary / f"a{n}", setting.primary / f"{other}{n}")
+    with setting.product as product:
+        product.start()
+        product.active()
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        assert product.command("pause", product.name).returncode == 0
+        for name in "abc":
+            before = product.brick()["backlog"]["changelogs"]
+            for n in range(50):
+                (setting.primary / f"{name}{n}").unlink()
+            wait_until(lambda before=before: product.brick()["backlog"]["changelogs"] > before, 20, "a slice more")
+        assert product.command("resume", product.name).returncode == 0
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        assert product.held() == []
+
+
+def test_what_is_gone_there_already_is_no_loss(make: Maker) -> None:
+    """Deletes that an earlier run did before its mark was written, or a person did on both sides, hold nothing."""
+    setting = make(LOCAL)
+    with setting.product as product:
+        _begin(setting)
+        assert product.stop() == 0
+        for side in (setting.primary, setting.secondary):
+            _remove_60_percent(side)
+        product.start()
+        product.active()
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        assert product.held() == []
+
+
 def test_unmounted_and_mounted_again(make: Maker, mounts: Mounts) -> None:
     """Unmounting gives no event: the root's identity is checked at each slice. It comes back by itself."""
     disk = mounts.ext4("disk", 64)
@@ -162,6 +198,8 @@ def test_60_percent_rejected(make: Maker) -> None:
         assert done.returncode == 0, done.stderr
         let_pass(4)
         assert _names(setting.secondary) == before
+        kept = product.failures()
+        assert {f["primary_state"] for f in kept} == {"absent"} and all(", 06" in f["secondary_state"] for f in kept), kept[:2]
 
 
 def test_once_with_too_many_deletes(make: Maker) -> None:
@@ -259,6 +297,7 @@ def test_replacing_rejected(make: Maker) -> None:
         done = product.command("held", product.name, "--reject", str(held["id"]))
         assert done.returncode == 0, done.stderr
         wait_until(lambda: len(product.failures()) >= 2 * held["deletes"], 20, "both sides of it in the ledger")
+        assert not [f for f in product.failures() if f["operation"] == "REPLACE" and ", 0" not in f["primary_state"]]
         assert product.stop() in (0, 1)
         product.start()
         product.active()

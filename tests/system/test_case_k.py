@@ -80,17 +80,21 @@ def _freeze(setting: Setting, ground: PowerCut) -> Path:
     return ground.snapshot()
 
 
+def _primary_on_a_disk(make: Maker, mounts: Mounts, scratch: Path) -> tuple[PowerCut, Setting]:
+    """The tree and the product's state on a disk that falls back; the secondary is elsewhere."""
+    ground = PowerCut(mounts, scratch)
+    for name in ("tree", "product"):
+        (ground.disk / name).mkdir()
+    setting = make(LOCAL, primary=ground.disk / "tree", **CALM)
+    setting.product.base = ground.disk / "product"
+    setting.product.__post_init__()
+    return ground, setting
+
+
 def test_power_cuts_on_the_primary(make: Maker, mounts: Mounts, scratch: Path) -> None:
     """The primary's disk with tree and state falls back behind what the secondary has: the secondary follows."""
-    ground = PowerCut(mounts, scratch)
-    primary = ground.disk / "tree"
-    primary.mkdir()
-    (ground.disk / "product").mkdir()
-    setting = make(LOCAL, primary=primary, **CALM)
-    product = setting.product
-    product.base = ground.disk / "product"
-    product.__post_init__()
-    # logs and sockets survive: only tree and state are on the disk
+    ground, setting = _primary_on_a_disk(make, mounts, scratch)
+    primary, product = setting.primary, setting.product
     with product:
         product.start()
         product.active()
@@ -111,4 +115,36 @@ def test_power_cuts_on_the_primary(make: Maker, mounts: Mounts, scratch: Path) -
         verified = product.command("verify", product.name, "--content", "--repair")
         assert verified.returncode in (0, 1), verified.stderr
         converged(product, primary, setting.secondary, since=time.monotonic(), within=20)
+        assert product.stop() == 0, product.tail()
+
+
+def test_what_the_primary_lost_after_it_was_sent(make: Maker, mounts: Mounts, scratch: Path) -> None:
+    """Disk, index and journal fall back together: nothing there shows that the secondary has a later state of a file."""
+    ground, setting = _primary_on_a_disk(make, mounts, scratch)
+    primary, product = setting.primary, setting.product
+    (primary / "d").mkdir()
+    with product:
+        product.start()
+        product.active()
+        for name in ("f", "d/g"):
+            write(primary / name, f"{name} as it was kept")
+        converged(product, primary, setting.secondary, since=time.monotonic())
+        wait_until(lambda: product.brick()["backlog"]["changelogs"] == 0, 20, "all is done")
+        os.sync()
+        copy = ground.snapshot()
+        write(primary / "f", "f as it was lost")
+        write(primary / "d" / "passing", "")
+        (primary / "d" / "passing").unlink()
+        os.utime(primary / "d", ns=(10**18, 10**18))
+        converged(product, primary, setting.secondary, since=time.monotonic())
+        product.kill()
+        ground.put_back(copy)
+        assert (primary / "f").read_text() == "f as it was kept"
+        product.start()
+        product.active()
+        converged(product, primary, setting.secondary, since=time.monotonic(), within=20)
+        assert product.stop() == 0, product.tail()
+        product.start()
+        product.active()
+        assert "did not end in order" not in product.tail(8).rpartition("georep-tui 0")[2]
         assert product.stop() == 0, product.tail()

@@ -13,6 +13,7 @@ from tests.system.places import Mounts
 from tests.system.settings import LOCAL, SSH, Maker
 from tests.system.sshd import HOST, Sshd
 from tests.system.test_doctor import _examine, _file
+from tests.system.test_remote import remote_command
 
 
 def _pair(product: Any, *words: str, **env: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -59,3 +60,41 @@ def test_the_kind_of_a_filesystem(mounts: Mounts, tmp_path: Path) -> None:
 def test_wrong_words(make: Maker, words: list[str]) -> None:
     done = make(LOCAL).product.command("doctor", *words)
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+
+
+def test_the_doctor_of_another_node(make: Maker, sshd: Sshd) -> None:
+    """`--ssh`: run there, with the same lines, the same JSON and the same exit code; what it cannot be is one line."""
+    setting = make(LOCAL)
+    config = str(sshd.client())
+    way = ("--ssh", HOST, "--ssh-config", config)
+    command = ("--ssh-command", remote_command(setting.product))
+    pair = (str(setting.primary), str(setting.secondary))
+
+    def ask(*words: str) -> Any:
+        return setting.product.command("doctor", *words)
+
+    here, there = json.loads(ask(*pair, "--json").stdout), json.loads(ask(*pair, "--json", *way, *command).stdout)
+    assert there.pop("node") == HOST and there["ok"] is True
+    assert [(s["step"], s["result"]) for s in there["steps"]] == [(s["step"], s["result"]) for s in here["steps"]]
+    done = ask(*pair, *way, *command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line[:5] for line in done.stdout.splitlines()] == [line[:5] for line in ask(*pair).stdout.splitlines()]
+    done = ask(str(setting.primary), "no-such-host.invalid:/x", *way, *command)
+    assert done.returncode == 1 and "\n    add it to /etc/hosts" in done.stdout
+    done = ask(*pair, "--json", *way, "--ssh", f"{HOST}:{sshd.port}", *command)
+    assert [json.loads(line)["ok"] for line in done.stdout.splitlines()] == [True, True], done.stderr
+    evil = setting.base / "evil"
+    step = {"step": "a\x1b[2J", "result": "ok", "text": "b\nc", "hint": ""}
+    evil.write_text(f"#!/bin/sh\nprintf '%s' '{json.dumps({'session': '', 'ok': True, 'steps': [step]})}'\n")
+    evil.chmod(0o755)
+    assert ask(*pair, *way, "--ssh-command", f"{evil} dial-stdio").stdout == "✔ a\\x1b[2J: b\\x0ac\n"
+    for words, said in (
+        (("no-such-session", *way, *command), f"{HOST}: no-such-session is no session"),
+        ((*pair, *way, "--ssh-command", "no-such-command dial-stdio"), "has no georep-tui in the PATH"),
+        ((*pair, *way, "--ssh-command", "echo hello dial-stdio"), "answers with something else"),
+        ((*pair, *way, "--ssh-command", "sudo true"), "does not end with dial-stdio"),
+        ((*pair, "--ssh-config", config), "need --ssh"),
+    ):  # fmt: skip
+        done = ask(*words)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+        assert said in done.stderr

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import socket
 import signal
 import subprocess
 import time
@@ -236,6 +237,45 @@ def test_a_demonstration_with_its_console(scratch: Path) -> None:
     text = seen.decode(errors="replace")
     assert text.rindex("\x1b[?1049l") > text.rindex("\x1b[?1049h"), "the alternate screen is left"
     assert "Traceback" not in text
+    assert os.listdir(scratch / "tmp") == []
+
+
+@pytest.mark.parametrize("how", ["alone", "attached", "seconds"])
+def test_a_demonstration_ends_with_its_terminal_or_its_time(scratch: Path, how: str) -> None:
+    """Its terminal lost it ends, as soon as nobody is attached; `--seconds` ends it under its console, too."""
+    (scratch / "tmp").mkdir()
+    product = Product(scratch / "product", [], "")
+    main, side = pty.openpty()
+    env = product.environment() | {"TMPDIR": str(scratch / "tmp"), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    more = ("--seconds", "6") if how == "seconds" else ()
+    with product:
+        product.process = subprocess.Popen(
+            product.words("demo", *more), env=env, cwd="/", stdin=side, stdout=side, stderr=side, start_new_session=True
+        )
+        os.close(side)
+        seen = bytearray()
+        deadline = time.monotonic() + 40
+        while b"photos" not in seen:
+            assert time.monotonic() < deadline, bytes(seen[-800:])
+            if select.select([main], [], [], 0.2)[0]:
+                seen += os.read(main, 65536)
+        path = next((product.base / "run").rglob("demo-*.sock"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as attached:
+            if how == "attached":
+                attached.connect(str(path))
+                assert attached.recv(9999)
+            if how == "seconds":
+                while select.select([main], [], [], 20)[0]:
+                    try:
+                        os.read(main, 65536)
+                    except OSError:
+                        break  # the other end is closed
+            os.close(main)
+            if how == "attached":
+                with pytest.raises(subprocess.TimeoutExpired):
+                    product.process.wait(4)
+        assert product.process.wait(30) == 0
+        product.process = None
     assert os.listdir(scratch / "tmp") == []
 
 

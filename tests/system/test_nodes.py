@@ -71,6 +71,7 @@ def test_three_nodes_are_one_session(cluster: Cluster) -> None:
     """Bricks together, commands to all, one killed and back."""
     source = cluster.source()
     try:
+        wait_until(lambda: len(source.snapshot()["sessions"]) == 1, 40, "the session")
         wait_until(lambda: len(the_one(source)["bricks"]) == 3 and the_one(source)["state"] == "Active", 40, "all three")
         session = the_one(source)
         ident = session["id"]

@@ -58,6 +58,8 @@ def test_a_session_from_afar(setting: Setting, config: str) -> None:
             product.stop()
             gone = wait_until(lambda: (d := source.snapshot())["sources"][0]["connected"] is False and d, 10, "gone")
             assert gone["sessions"][0]["name"] == product.name
+            assert (gone["sessions"][0]["state"], gone["sessions"][0]["verdict"]) == ("Stopped", "critical"), "it said so"
+            assert {b["status"] for b in gone["sessions"][0]["bricks"]} == {"Stopped"}
             product.start()
             wait_until(lambda: source.snapshot()["sources"][0]["connected"], 20, "back")
     finally:

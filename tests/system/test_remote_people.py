@@ -4,9 +4,11 @@ console."""
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import pty
 import select
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ import pytest
 from georep_tui.remote import NodeSource
 from georep_tui.settings import ConsoleConfig
 from georep_tui.sources.base import SourceError
-from georep_tui.ssh.asker import Questions
+from georep_tui.ssh.asker import Nobody, Questions
 from georep_tui.tui.app import Console
+from georep_tui.tui.bundle import write_bundle
 from georep_tui.tui.questions import SecretDialog
 from georep_tui.tui.screens.dialogs import Choose
 from tests.system.line import Line
@@ -199,6 +202,38 @@ def test_a_command_asks_at_its_terminal_and_never_without_one(sshd: Sshd, tmp_pa
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0 and b"no session is running" in shown, shown
     assert PHRASE.encode() not in shown
+
+
+def test_no_secret_is_left_in_logs_recordings_and_bundles(setting: Setting, sshd: Sshd, tmp_path: Path) -> None:
+    """A passphrase that was typed, and the private keys: in nothing that is written or that a person hands on."""
+
+    class Knows(Nobody):
+        def secret(self, title: str) -> str | None:
+            return PHRASE
+
+    config = closed_config(sshd, tmp_path)
+    product = setting.product
+    recording = setting.base / "recording"
+    with product:
+        product.start("--record", str(recording))
+        product.active()
+        source = NodeSource(HOST, remote_command(product), config=config, asker=Knows())
+        try:
+            wait_until(lambda: source.snapshot()["sessions"], 20, "the session")
+            source.command("pause", {"session": product.name})
+            source.command("resume", {"session": product.name})
+            bundle = write_bundle(source, product.name, source.snapshot(), source.events(), time.time(), str(tmp_path))
+        finally:
+            source.close()
+        assert product.stop() == 0
+    written = [gzip.decompress(recording.read_bytes())]
+    with tarfile.open(bundle) as archive:
+        written += [file.read() for member in archive.getmembers() if (file := archive.extractfile(member))]
+    written += [p.read_bytes() for p in product.base.rglob("*") if p.is_file()]
+    assert any(b'"sessions"' in text for text in written) and any(b"operation" in text for text in written)
+    keys = [(tmp_path / "closed").read_bytes().split(b"\n")[1], (sshd.base / "identity").read_bytes().split(b"\n")[2]]
+    for secret in (PHRASE.encode(), *keys):
+        assert not any(secret in text for text in written)
 
 
 @pytest.mark.long

@@ -110,6 +110,10 @@ def test_sta_1_valid_at_every_moment_of_a_busy_life(live: Setting) -> None:
             for command in ("pause", "resume", "xsync"):
                 let_pass(0.7)
                 assert product.command(command, product.name).returncode == 0
+            # a batch that takes a while, to be seen at work
+            assert product.command("config", product.name, "bandwidth_limit", "2M").returncode == 0
+            write(live.primary / "large", os.urandom(4 << 20))
+            wait_until(lambda: any(b["batch"] for d in list(seen) for b in d["sessions"][0]["bricks"]), 30, "a batch")
             finish(started)
             converged(product, live.primary, live.secondary, since=time.monotonic())
         finally:

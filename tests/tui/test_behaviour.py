@@ -407,3 +407,19 @@ def test_memory_of_events_series_and_operations_is_bounded() -> None:
             assert max(len(trace.rates) for trace in app.picture.traces.values()) <= 240
 
     run(play)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (200, 60)])
+def test_a_file_in_flight_has_its_bytes_and_rate_however_wide_the_screen_is(size: tuple[int, int]) -> None:
+    """Side by side, a panel has half of the columns."""
+    file = {"path": "films/" + "long" * 30 + ".mkv", "bytes": [1 << 20, 4 << 20], "bytes_per_s": 51200.0}
+    batch = {**scenes.brick(1)["batch"], "in_flight": [file]}
+
+    async def play() -> None:
+        stage = Stage(snapshot(session("web", [scenes.brick(1, batch=batch)])))
+        async with console(stage, size) as (app, pilot):
+            await press(app, pilot, "enter", "enter")
+            shown = next(line for line in text_of(app).split("\n") if ".mkv" in line)
+            assert "25%" in shown and "1.0 MiB/4.0 MiB" in shown and "50 KiB/s" in shown, shown
+
+    run(play)

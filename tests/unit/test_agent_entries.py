@@ -292,6 +292,15 @@ def test_sec_16_unlink_of_one_of_several_names_only_unlinks(side: Local) -> None
     assert set(tree_of(side.path)) == {"b"} and side.limbo() == set()
 
 
+def test_sec_16_a_directory_that_comes_back_is_reported_as_made(side: Local) -> None:
+    """It was away (moved out of the tree and in again): its attributes may be others, and no record says so."""
+    side.ok(mkdir(A, ROOT, b"d"))
+    side.ok(rmdir(A, ROOT, b"d"))
+    assert side.limbo() == {A.hex()}
+    assert list(side.ok(mkdir(A, ROOT, b"e")).made) == [A]
+    assert not side.ok(mkdir(A, ROOT, b"e")).made
+
+
 def test_sec_16_a_swap_through_limbo(side: Local) -> None:
     side.ok(create(A, ROOT, b"a", b"A"), create(B, ROOT, b"b", b"B"))
     side.ok(rename(A, (ROOT, b"a"), limbo(A)), rename(B, (ROOT, b"b"), (ROOT, b"a")), rename(A, limbo(A), (ROOT, b"b")))

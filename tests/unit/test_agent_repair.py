@@ -201,6 +201,37 @@ def test_after_a_crash_what_was_removed_is_found_in_limbo(side: Local) -> None:
     assert (side.path / "d" / "b").read_bytes() == b"y"
 
 
+def test_after_a_crash_what_left_a_dead_directory_stays_known_when_that_goes(side: Local) -> None:
+    """The rows below a dead directory are of the last commit: what has been moved out of it since then is not dead."""
+    side.ok(mkdir(D, ROOT, b"d"), mkdir(E, D, b"e"), create(A, E, b"a", b"x"), rmdir(D, ROOT, b"d"))
+    side.commit()
+    out = rename(E, (D, b"e"), (ROOT, b"e"), directory())
+    side.ok(out)
+    side.again()
+    side.commit(D)
+    side.ok(out)
+    side.commit(mark=2_000_000_000)
+    assert tree_of(side.path)["e/a"][2] == b"x"
+    side.ok(unlink(A, E, b"a"))
+    assert set(tree_of(side.path)) == {"e"}
+
+
+def test_after_a_crash_what_was_set_aside_waits_until_all_has_been_repeated(side: Local) -> None:
+    """It may hold something known that a later operation brings back."""
+    side.ok(create(A, ROOT, b"a", b"x"))
+    side.commit()
+    ops = [mkdir(D, ROOT, b"d"), rename(A, (ROOT, b"a"), (D, b"a"), regular(1))]
+    side.ok(*ops)
+    side.again()
+    remove(side.tree, D)
+    clear_slot(side.tree, Slot(ROOT, b"d"))
+    side.commit(foreign=True)
+    done = side.ok(rename(A, (ROOT, b"a"), (ROOT, b"b"), regular(1)))
+    assert not done.made and tree_of(side.path)["b"][2] == b"x"
+    side.commit(mark=2_000_000_000)
+    assert set(tree_of(side.path)) == {"b"} and side.limbo() == set()
+
+
 def test_recovery_ends_with_a_commit_of_later_changes_and_not_before(side: Local) -> None:
     import time
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.batch import Source, plan
 from engine.brickplan import meant, tidied
 from engine.model import NO_MARK, ROOT, Changelog, DataChange, EntryChange, Fop, MetaChange, Slot
-from engine.volume.glusterview import INTERNAL_GFIDS, internal
+from engine.volume.brickpath import INTERNAL_GFIDS, internal
 
 A, B, D = (bytes(15) + bytes([n]) for n in (0x51, 0x52, 0x53))
 
@@ -44,6 +44,7 @@ def test_what_is_the_volumes_own_is_left_out() -> None:
     own = [
         EntryChange(A, int(Fop.MKNOD), Slot(shard, b"x.1")), EntryChange(D, int(Fop.MKDIR), Slot(ROOT, b".shard")),
         EntryChange(D, int(Fop.MKDIR), Slot(ROOT, b".glusterfs-anonymous-inode-1")),
+        MetaChange(shard, 38),
     ]  # fmt: skip
     assert meant(own, internal) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,21 @@ import pytest
 from georep_tui.sources import gluster, gsyncd
 from georep_tui.sources.base import SourceError
 from georep_tui.sources.gsyncd import GsyncdSource
-from georep_tui.sources.gsyncd_log import BrickLog, LogFacts, Record, cause, parse
-from georep_tui.sources.gsyncd_status import Beside, option_values, parse_brick_files, parse_config, parse_status, slug
+from georep_tui.sources.gsyncd_log import BrickLog, LogFacts, Record, Transfer, cause, parse
+from georep_tui.sources.gsyncd_status import (
+    Beside,
+    Journal,
+    option_values,
+    parse_brick_files,
+    parse_config,
+    parse_journals,
+    parse_status,
+    slug,
+)
+from georep_tui.view.head import session_head
+from georep_tui.view.snapshot import parse as parse_snapshot
+from georep_tui.view.status import session_lines
+from georep_tui.view.verdict import FRESH, Thresholds
 
 HERE = Path(__file__).resolve().parents[1] / "fixtures" / "gluster-10.3" / "gsyncd"
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "engine" / "snapshot.schema.json").read_text())
@@ -42,12 +56,51 @@ def test_a_snapshot_like_any_other(name: str) -> None:
     assert [b["brick"] for b in session["bricks"]] == ["/bricks/m1", "/bricks/m2"]
 
 
-def test_times_are_utc_and_lag_is_the_age_of_last_synced() -> None:
+def quiet(**known: Any) -> Beside:
+    """A node where nothing waits in either brick's journal."""
+    idle = Journal(int(NOW) - 900, 0, 0, int(NOW) - 2, False)
+    return Beside(journals={"/bricks/m1": idle, "/bricks/m2": idle}, **known)
+
+
+def test_times_are_utc_and_lag_is_told_by_the_journal() -> None:
+    """last_synced stands still on an idle volume: it tells no lag."""
     brick = status()["bricks"][0]
-    assert (brick["last_synced"], brick["lag_seconds"], brick["checkpoint_time"]) == (NOW - 13, 13.0, NOW - 12)
+    assert (brick["last_synced"], brick["lag_seconds"], brick["checkpoint_time"]) == (NOW - 13, None, NOW - 12)
     assert (brick["checkpoint_completed"], brick["checkpoint_completion_time"]) == (False, None)
-    assert (brick["verdict"], brick["crawl"]["kind"], brick["secondary_node"]) == ("ok", "live", None)
-    assert status(now=NOW + 3600)["verdict"] == "critical"
+    assert (brick["verdict"], brick["crawl"]["kind"], brick["secondary_node"]) == ("unknown", "live", None)
+    later = status(beside=quiet(), now=NOW + 3600)
+    assert (later["verdict"], later["lag_seconds"]) == ("ok", 0.0)
+    mark = NOW - 13
+    for journal, lag in (
+        (Journal(int(mark) - 900, 0, 0, int(NOW) - 4, True), 4.0), (Journal(int(mark) - 900, int(NOW) - 9, 2, int(NOW), False), 9.0),
+        (Journal(int(mark) + 5, int(NOW) - 1, 2, int(NOW), False), 13.0), (Journal(0, 0, 0, 0, True), 0.0),
+    ):  # fmt: skip
+        brick = status(beside=Beside(journals={"/bricks/m1": journal}))["bricks"][0]
+        assert (brick["lag_seconds"], brick["backlog"]) == (lag, {"changelogs": journal.waiting, "bytes": None})
+    far = parse_status((HERE / "status-detail.xml").read_text(), NOW, {}, "another-node")["sessions"][0]["bricks"][0]
+    assert far["lag_seconds"] is None and far["reasons"][0]["hint"] == "--ssh gnode1 as well"
+    assert parse_journals("1 2 3 4 5 /b r\nx\n1 2 3 4 -51 /c\n") == {
+        "/b r": Journal(1, 2, 3, 4, True), "/c": Journal(1, 2, 3, 4, False),
+    }  # fmt: skip
+
+
+def test_a_worker_that_takes_nothing_is_an_alarm() -> None:
+    """Active, live, idle, and changelogs that wait: libgfchangelog can wait for ever for a notice that it has missed."""
+    waits = Journal(0, int(NOW) - 100, 7, int(NOW), False)
+    batch = (HERE / "gsyncd.log").read_text().splitlines()[-1]
+
+    def alarms(**fields: Any) -> list[str]:
+        beside = Beside(journals={"/bricks/m1": fields.pop("journal", waits)})
+        list(beside.log.feed(f"{batch}\n"))
+        beside.log.bricks["/bricks/m1"] = BrickLog(**fields)
+        session = status(beside=beside)
+        assert "lag" not in (codes := [r["code"] for r in session["reasons"]]) or "stalled" not in codes
+        return [session["verdict"] for c in codes if c == "stalled"]
+
+    assert alarms() == ["critical"]
+    assert alarms(journal=Journal(0, int(NOW) - 20, 7, int(NOW), False)) == [], "it may still take them"
+    assert alarms(journal=Journal(0, 0, 0, int(NOW) - 100, True)) == [], "nothing waits"
+    assert alarms(transfers=deque([Transfer(NOW - 5, 3, 0, 1.0)])) == [], "it works"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +198,7 @@ def _rsync(moved: int, *, start: bool = True) -> str:
 
 def test_transfers_that_moved_nothing_are_an_alarm_SYN_5() -> None:
     """The recorded session itself had it: rsync 3.5, exit code 0, no failure, every file empty."""
-    beside = Beside()
+    beside = quiet()
     beside.log.feed(_rsync(0))
     session = status(beside=beside)
     brick = session["bricks"][1]
@@ -158,12 +211,20 @@ def test_transfers_that_moved_nothing_are_an_alarm_SYN_5() -> None:
 
 
 def test_where_the_log_cannot_tell_that_is_said_SYN_5() -> None:
-    beside = Beside(options={"sync_method": "rsync", "log_rsync_performance": "false"}, rsync="3.5.0")
+    beside = quiet(options={"sync_method": "rsync", "log_rsync_performance": "false"}, rsync="3.5.0")
     session = status(beside=beside)
     assert (session["verdict"], session["reasons"][-1]["code"]) == ("warning", "unwatched-transfers")
+    assert session["arrival"] == "not checked: log_rsync_performance is off"
+    assert status()["arrival"] == "not checked: its options are not known"
     for change in ({"sync_method": "tarssh"}, {"log_rsync_performance": "true"}):
-        assert status(beside=Beside(options=beside.options | change, rsync="3.5.0"))["verdict"] == "ok"
-    assert status(beside=Beside(options=beside.options, rsync="3.2.7"))["verdict"] == "ok"
+        told = status(beside=quiet(options=beside.options | change))
+        assert told["arrival"].startswith("not checked: tar" if "sync_method" in change else "checked by rsync")
+        assert f"  arrival {told['arrival']}" in session_lines(told, NOW)
+        picture = parse_snapshot({"version": 1, "time": NOW, "sources": [], "sessions": [told]})
+        page = session_head(picture.sessions[0], FRESH, NOW, Thresholds())
+        assert any("".join(cell.text for cell in line).split() == ["arrival", *told["arrival"].split()] for line in page)
+        assert status(beside=quiet(options=beside.options | change, rsync="3.5.0"))["verdict"] == "ok"
+    assert status(beside=quiet(options=beside.options, rsync="3.2.7"))["verdict"] == "ok"
 
 
 def test_a_faulty_row_shows_the_last_errors_of_its_brick_and_what_to_do() -> None:
@@ -210,6 +271,21 @@ def test_a_traceback_belongs_to_its_error() -> None:
     assert log.take(records[1]) == "error" and cause(log.recent_errors())[0] == "no-space"
 
 
+def test_a_session_that_ended_by_itself_says_why() -> None:
+    """The monitor's errors after a start; what a person stopped is just Stopped, what never ran is Created."""
+    beside = quiet()
+    error = ("[2026-11-25 19:01:50.474716] E [syncdutils(monitor):851:logerr] Popen: ssh> ssh: connect to host georep-test "
+             "port 1: Connection refused\n")  # fmt: skip
+    began = "[2026-11-25 18:55:17.740701] I [monitor(monitor):158:monitor] Monitor: starting gsyncd worker [{brick=/bricks/m1}]\n"
+    beside.log.feed(began + error)
+    reason = status(beside=beside, Active="Stopped")["reasons"][0]
+    assert reason["text"] == "Stopped by itself: no sshd answers there" and "georep-tui start SESSION --gsyncd" in reason["hint"]
+    beside.log.feed("[2026-11-25 19:02:00.1] I [subcmds(monitor-status):29:subcmd_monitor_status] <top>: Monitor Status "
+                    "Change [{status=Stopped}]\n")  # fmt: skip
+    assert status(beside=beside, Active="Stopped")["reasons"][0]["text"] == "Stopped: nothing is replicated"
+    assert status(Active="Created")["reasons"][0]["text"] == "Created: it was never started"
+
+
 # ---- the source ----------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +294,8 @@ class Node:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.journals: list[tuple[str, ...]] = []
+        """Bricks, each with its mark, whose journals were asked for."""
         self.name = "status-all"
         self.fails = ""
         self.log = LOG
@@ -232,7 +310,9 @@ class Node:
         if "gsyncd.log" in script:
             files = "\n".join(f"{f.name} {f.read_text()}" for f in sorted(HERE.glob("brick_*.status")))
             begin = int(arguments[3])
-            return 0, f"7 {len(self.log)} {begin}\n{mark}\n{self.log[begin:]}\n{mark}\n{files}\n", ""
+            self.journals.append(arguments[5:])
+            journals = f"{int(NOW) - 900} 0 0 {int(NOW) - 2} 0 /bricks/m1\n"
+            return 0, f"7 {len(self.log)} {begin}\n{mark}\n{self.log[begin:]}\n{mark}\n{files}\n{mark}\n{journals}", ""
         if script.startswith("rsync"):
             return 0, "rsync  version 3.2.7  protocol version 31\n", ""
         words = script.split()
@@ -280,6 +360,7 @@ def test_what_the_node_keeps_is_in_the_picture(node: tuple[Node, GsyncdSource]) 
     one, source = node
     brick = source.snapshot()["sessions"][0]["bricks"][0]
     assert brick["last_synced_entry"] == 1795324485.0 and brick["local"] and brick["last_batch"]["mode"]
+    assert one.journals[-1] == ("/bricks/m1", "1795325087", "/bricks/m2", "1795325087")
     lines = source.command("logs", {"session": "mvol", "limit": 5})["lines"]
     assert len(lines) == 5 and lines[-1]["n"] == 341
     assert all(x["level"] == "error" for x in source.command("logs", {"session": "mvol", "level": "error"})["lines"])

@@ -248,3 +248,32 @@ def test_an_index_that_is_replaced_is_read_anew(brick: Brick) -> None:
 def test_places_are_by_utc() -> None:
     assert place(b"/b1/.glusterfs/changelogs", T) == b"/b1/.glusterfs/changelogs/2023/11/14/CHANGELOG.1700000000"
     assert time.gmtime(T).tm_mday == 14
+
+
+def test_mrk_9_a_second_that_ended_two_slices_is_a_hole(brick: Brick) -> None:
+    """The brick renames the open slice to its second: the second one of a second goes over the first."""
+    brick.file(T + 5)
+    brick.index(T, brick.record(T + 5), brick.record(T + 5), brick.record(T + 6, idle=True))
+    (hole,) = brick.read().holes()
+    assert (hole.start, hole.end) == (T + 4, T + 5) and "overwritten" in hole.reason
+
+
+@pytest.mark.parametrize("first_idle", [True, False])
+def test_an_idle_slice_and_a_full_one_of_one_second_are_none(brick: Brick, first_idle: bool) -> None:
+    brick.file(T + 5)
+    brick.index(T, brick.record(T + 5, idle=first_idle), brick.record(T + 5, idle=not first_idle))
+    found = brick.read()
+    assert not found.holes()
+    assert [(e.suffix, e.idle) for e in found.entries()] == [(T + 5, False)]
+
+
+@pytest.mark.parametrize("layout", [0, 3])
+def test_crw_1_a_slice_that_no_index_has_is_served(brick: Brick, layout: int) -> None:
+    """What was open when the brick ended gets a name at its next start, and no record in the index."""
+    path = brick.file(T + 7, layout)
+    brick.file(T + 5)
+    brick.index(T, brick.record(T + 5), brick.record(T + 9, idle=True))
+    found = brick.read()
+    assert [(c.suffix, c.path) for c in found.loose(T + 1, T + 20)] == [(T + 7, path)]
+    assert found.loose(T + 8, T + 20) == []
+    assert real(history(brick.root, T + 1, T + 9).changelogs) == [T + 5, T + 7]

@@ -12,7 +12,7 @@ import pytest
 from engine.journal import archive as archive_module
 from engine.journal.archive import Archive
 from engine.journal.format import JournalError, decode
-from engine.journal.history import Hole
+from engine.journal.history import Hole, place
 from engine.journal.reader import Journal
 from engine.journal.writer import JournalWriter
 from engine.model import NO_MARK, Changelog, DataChange, Mark
@@ -371,3 +371,21 @@ def test_safe_6_index_files_are_pruned_when_the_mark_and_the_time_are_past(
     assert 1 < len(list((pair.root / "htime").iterdir())) < files
     assert [log.suffix for log in pair.journal.pending(Mark(T + 10, 0))] == [T + 19]
     assert pair.journal.holes(Mark(T + 10, 0)) == []
+
+
+def test_slices_of_a_brick_that_no_index_has_are_looked_for_when_asked(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path)
+    (tmp_path / "htime").mkdir()
+    (tmp_path / "htime" / f"HTIME.{T}").write_bytes(place(root, T + 9).lower() + b"\0")
+    path = place(root, T + 7)
+    os.makedirs(os.path.dirname(path))
+    Path(os.fsdecode(path)).write_bytes(b"x" * 100)
+    journal = Journal(root, owned=False, clock=Clock(T + 20))
+    assert [c.suffix for c in journal.pending(Mark(T, 0))] == [T + 7, T + 9]
+    assert [c.suffix for c in journal.pending(Mark(T + 7, 0))] == [T + 9]
+    journal.rescan = False
+    late = place(root, T + 12)
+    Path(os.fsdecode(late)).write_bytes(b"x" * 100)
+    assert T + 12 not in [c.suffix for c in journal.pending(Mark(T, 0))]
+    journal.rescan = True
+    assert T + 12 in [c.suffix for c in journal.pending(Mark(T, 0))]

@@ -62,10 +62,10 @@ class BrickScreen(ConsoleScreen):
             columns=columns, zone=picture.zone, reasons=reasons,
         ))  # fmt: skip
         self.query_one("#batch", Board).show(batch_lines(brick, columns, stale=judged.stale is not None))
-        self._fill("flight", chronicle.flight_lines(brick, columns), chronicle.flight_note(brick))
+        self._fill("flight", chronicle.flight_lines(brick, self._room("flight")), chronicle.flight_note(brick))
         self._fill("batches", chronicle.batch_history(brick, picture.zone), chronicle.batches_note(brick))
         self._fill(
-            "crawls", chronicle.crawl_history(brick, now, columns, picture.zone), chronicle.crawls_note(brick, now)
+            "crawls", chronicle.crawl_history(brick, now, self._room("crawls"), picture.zone), chronicle.crawls_note(brick, now)
         )
         self._fill("restarts", chronicle.restart_history(brick, now, picture.zone), chronicle.restarts_note(brick))
         if now - self._asked >= LOG_EVERY and not self.console.picture.error:
@@ -74,6 +74,10 @@ class BrickScreen(ConsoleScreen):
                 "session": session.name if session else "", "brick": brick.brick, "since": self._last_line,
                 "limit": LOG_LINES,
             })  # fmt: skip
+
+    def _room(self, name: str) -> int:
+        """Columns of a panel: half of a wide screen's, where they stand side by side."""
+        return self.query_one(f"#{name}", Panel).size.width or self.size.width
 
     def _fill(self, name: str, lines: list[Line], note: str) -> None:
         panel = self.query_one(f"#{name}", Panel)
@@ -91,5 +95,5 @@ class BrickScreen(ConsoleScreen):
         if new:
             self._last_line = new[-1].number
             panel = self.query_one("#tail", Panel)
-            panel.add(part for line in new for part in log_lines(line, self.size.width - 3, zone=zone))
+            panel.add(part for line in new for part in log_lines(line, self._room("tail") - 3, zone=zone))
             panel.say(new[-1].text)

@@ -1,0 +1,119 @@
+"""Case f: conflicts made on the secondary volume behind the engine's back: resolved as CON-1…6 say, and recorded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.gluster.lab import Lab
+from tests.gluster.session import Replication
+from tests.system.sshd import Sshd
+from tests.system.test_status import Ear
+
+Step = Callable[[Path], object]
+
+
+def nothing(d: Path) -> None:
+    """A step that is not needed."""
+
+
+def tree(d: Path, *names: str) -> None:
+    """Directories (names that end in /) and files whose content is their own name."""
+    for name in names:
+        (d / name).mkdir(parents=True) if name.endswith("/") else (d / name).write_text(name)
+
+
+def moved(d: Path, *pairs: str) -> None:
+    """Rename in order: "a b" makes b of a."""
+    for pair in pairs:
+        old, new = pair.split()
+        (d / old).rename(d / new)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What both sides had, what somebody did on the secondary, what then happened on the primary, and the decision."""
+
+    name: str
+    row: str
+    meddle: Step
+    change: Step
+    before: Step = nothing
+
+
+CASES = [
+    Case("file-in-the-way", "CON-1", lambda d: (d / "n").write_text("foreign"), lambda d: (d / "n").write_text("ours")),
+    Case("directory-in-the-way", "CON-1", lambda d: tree(d, "n/", "n/x"), lambda d: tree(d, "n")),
+    Case("directory-for-directory", "CON-1", lambda d: tree(d, "n/", "n/x"), lambda d: tree(d, "n/", "n/y")),
+    Case("symlink-in-the-way", "CON-1", lambda d: (d / "n").symlink_to("/etc"), lambda d: tree(d, "n")),
+    Case("file-for-a-link", "CON-1", lambda d: tree(d, "l"), lambda d: os.link(d / "a", d / "l"),
+         lambda d: tree(d, "a")),
+    Case("stale", "", lambda d: moved(d, "a b"),
+         lambda d: (tree(d, "b"), (d / "b").unlink(), moved(d, "a b")), lambda d: tree(d, "a")),
+    Case("directory-that-moved", "CON-2/3/4", lambda d: moved(d, "a b"), lambda d: tree(d, "b/", "b/y"),
+         lambda d: tree(d, "a/", "a/x")),
+    Case("file-with-another-name", "CON-2/3/4", lambda d: moved(d, "a b"), lambda d: tree(d, "b"),
+         lambda d: tree(d, "a")),
+    Case("parent-missing", "CON-5", lambda d: shutil.rmtree(d / "sub"), lambda d: tree(d, "sub/deep/x"),
+         lambda d: tree(d, "sub/deep/")),
+    Case("parent-missing-on-both", "", lambda d: shutil.rmtree(d / "sub"),
+         lambda d: (tree(d, "sub/x"), shutil.rmtree(d / "sub")), lambda d: tree(d, "sub/")),
+    Case("directory-renamed-there", "", lambda d: moved(d, "a z"), lambda d: moved(d, "a f"),
+         lambda d: tree(d, "a/", "a/x")),
+    Case("renamed-file-missing", "", lambda d: (d / "a").unlink(), lambda d: moved(d, "a b"), lambda d: tree(d, "a")),
+    Case("renamed-directory-missing", "", lambda d: shutil.rmtree(d / "a"), lambda d: moved(d, "a b"),
+         lambda d: tree(d, "a/deep/", "a/x", "a/deep/y")),
+    Case("renamed-over-a-directory", "CON-1", lambda d: ((d / "b").unlink(), tree(d, "b/", "b/x")),
+         lambda d: moved(d, "a b"), lambda d: tree(d, "a", "b")),
+    Case("deleted-name-has-another", "CON-1", lambda d: ((d / "a").unlink(), tree(d, "a")),
+         lambda d: (d / "a").unlink(), lambda d: tree(d, "a")),
+    Case("attributes-of-what-is-missing", "CON-2/3/4", lambda d: (d / "a").unlink(), lambda d: (d / "a").chmod(0o600),
+         lambda d: tree(d, "a")),
+    Case("content-of-what-is-missing", "CON-2/3/4", lambda d: (d / "a").unlink(),
+         lambda d: (d / "a").write_text("more"), lambda d: tree(d, "a")),
+]  # fmt: skip
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("bricks", [2, pytest.param(1, marks=pytest.mark.long)])
+def test_con_1_to_6(lab: Lab, scratch: Path, sshd: Sshd, bricks: int) -> None:
+    """All at once, each in a directory of its own: equal at the end, the ledger empty, and every decision told."""
+    with Replication.make(lab, scratch, sshd, bricks) as r:
+        for case in CASES:
+            (r.p / case.name).mkdir()
+            case.before(r.p / case.name)
+        r.product.start()
+        r.settled(bricks)
+        r.equal()
+        for case in CASES:
+            case.meddle(r.s / case.name)
+        for case in CASES:
+            case.change(r.p / case.name)
+        r.equal()
+        told = decisions(r)
+        for case in CASES:
+            if case.row:
+                mine = gfids(r.p / case.name)
+                assert any(d["row"] == case.row and (d["gfid"] in mine or case.row == "CON-1") for d in told), (case, told)
+        assert r.product.stop() == 0, r.product.tail()
+
+
+def gfids(d: Path) -> set[str]:
+    """The gfids of a directory and all below it."""
+    return {os.getxattr(p, "glusterfs.gfid.string", follow_symlinks=False).rstrip(b"\0").decode().replace("-", "")
+            for p in (d, *d.rglob("*"))}  # fmt: skip
+
+
+def decisions(r: Replication) -> list[dict[str, str]]:
+    """What the engine says it decided."""
+    ear = Ear(r.product)
+    try:
+        found: list[dict[str, str]] = ear.ask("decisions")["decisions"]
+        return found
+    finally:
+        ear.close()
