@@ -253,10 +253,7 @@ class Batches:
         self._advance(feed, closed, dead, failures)
         if dead:  # not rejected
             worker.guard.passed(time.time(), lost, len(weighed))
-            worker.objects -= len(lost)
         worker.unmended = False
-        worker.guard.found(len(todo.fresh.difference(todo.made)))
-        worker.objects += len(todo.fresh)
         self.status.batch_end(time.monotonic() - started, len(failures))
         seconds = round(time.monotonic() - started, 3)
         done = {"id": self.batch_id, "entries": len(todo.entries), "files": result.files, "bytes": result.bytes}
@@ -299,17 +296,15 @@ class Batches:
         worker.guard.share = self.options.delete_guard_share
         worker.guard.window = self.options.delete_guard_window
         worker.guard.minimum = self.options.delete_guard_minimum
-        if not worker.guard.exceeded(now, len(weighed), worker.objects):
+        if not worker.guard.exceeded(now, len(weighed), lambda: self._replica(todo, weighed)):
             return True
         # what an earlier run did before its mark was written is no more to lose
         weighed[:] = self._there(weighed)
-        if not worker.guard.exceeded(now, len(weighed), worker.objects):
+        if not worker.guard.exceeded(now, len(weighed), lambda: self._replica(todo, weighed)):
             return True
         names = tuple(os.fsdecode(todo.removed[g].name) for g in weighed[:10])
-        base = worker.guard.base or worker.objects  # the window may have begun with an empty secondary
-        count = worker.guard.counted() + len(weighed)
-        reason = f"{count} of {base} objects would be deleted" if base >= count else f"{count} objects would be deleted"
-        hold = Hold(hold_id(weighed), reason, len(weighed), base, names, now)
+        base, count = worker.guard.base or 0, worker.guard.counted() + len(weighed)
+        hold = Hold(hold_id(weighed), f"{count} of {base} objects would be deleted", len(weighed), base, names, now)
         if worker.permitted(hold):
             return True
         who = worker.rejected(hold)
@@ -318,6 +313,12 @@ class Batches:
         self._keep(todo, dead, who, failures)
         dead.clear()
         return True
+
+    def _replica(self, todo: Plan, weighed: list[Gfid]) -> int:
+        """How many objects the replica of this brick has before this batch, without those made of late."""
+        has = self.view.index.has
+        young = sum(map(has, self.worker.guard.born.all())) + sum(map(has, todo.fresh.difference(todo.made)))
+        return max(0, self.view.index.count() - young) + len(weighed)
 
     def _there(self, weighed: list[Gfid]) -> list[Gfid]:
         """Those of them that the secondary still has; asked once for the same ones, however long they are held."""
@@ -402,7 +403,7 @@ class Batches:
             return
         sample = tuple(os.fsdecode(p.slot.name) if p.slot else p.gfid.hex() for p in foreign[:10])
         hold = Hold(hold_id([p.gfid for p in foreign]), f"{len(foreign)} objects on the secondary differ and would be "
-                    "replaced (--adopt allows it)", len(foreign), self.worker.objects + len(foreign), sample, time.time())  # fmt: skip
+                    "replaced (--adopt allows it)", len(foreign), self.view.index.count() + len(foreign), sample, time.time())  # fmt: skip
         while not self.worker.permitted(hold):
             if self.worker.stopping.is_set():
                 raise EngineError("stopping", code="stopping")

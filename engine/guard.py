@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from engine.model import Gfid
@@ -61,6 +61,11 @@ class Born:
     def __contains__(self, gfid: Gfid) -> bool:
         return gfid in self._at
 
+    def all(self) -> list[Gfid]:
+        """All that are remembered."""
+        with self._lock:
+            return list(self._at)
+
 
 @dataclass(slots=True)
 class DeleteGuard:
@@ -74,8 +79,10 @@ class DeleteGuard:
     window: float
     minimum: int
     events: list[tuple[float, int]] = field(default_factory=list)
-    base: int = 0
-    """Objects in the replica when the window began, and those a crawl has found since."""
+    base: int | None = None
+    """Objects in the replica when the window began, and those a crawl has found since; None until it matters."""
+    _measured: tuple[int, float] = (0, 0.0)
+    """For how many deletes the base was counted, and when: asked every second while they are held, it stays."""
     born: Born = field(default_factory=Born)
     buried: dict[Gfid, None] = field(default_factory=dict)
     """Objects that died since the brick was last idle. The names of one may go in several batches, and it is gone from
@@ -99,23 +106,31 @@ class DeleteGuard:
         """Those whose deletion counts; what is `fresh` came with the same batch."""
         return [g for g in gfids if g not in self.born and g not in fresh]
 
-    def trim(self, now: float, objects: int) -> None:
-        """Forget what is older than the window; an empty window begins with the replica as it is."""
-        self.events = [(t, n) for t, n in self.events if t > now - self.window]
-        if not self.events:
-            self.base = objects
-
     def counted(self) -> int:
         """Deletes within the window."""
         return sum(n for _, n in self.events)
 
-    def exceeded(self, now: float, deletes: int, objects: int) -> bool:
-        """Would that many more deletes go beyond what may pass unasked?"""
+    def exceeded(self, now: float, deletes: int, objects: Callable[[], int]) -> bool:
+        """Would that many more deletes go beyond what may pass unasked?
+
+        `objects` counts the replica as it is before these deletes, but for what was made within the window. That takes
+        a while, so it is asked only when the answer hangs on it.
+        """
         if not deletes:
             return False
-        self.trim(now, objects)
+        self.events = [(t, n) for t, n in self.events if t > now - self.window]
         total = self.counted() + deletes
-        return total > max(self.minimum, int(self.share * self.base))
+        if total <= self.minimum:
+            return False
+        count, at = self._measured
+        known = self.base is not None and total == count and now - at < self.window
+        if not known and (not self.events or self._over(total)):
+            self.base = objects() + self.counted()
+            self._measured = (total, now)
+        return self._over(total)
+
+    def _over(self, total: int) -> bool:
+        return total > max(self.minimum, int(self.share * (self.base or 0)))
 
     def passed(self, now: float, lost: Iterable[Gfid], counted: int) -> None:
         """These objects have been deleted; so many of them count."""
@@ -126,10 +141,7 @@ class DeleteGuard:
         if counted:
             self.events.append((now, counted))
 
-    def found(self, objects: int) -> None:
-        """A crawl found that many more objects, which were there before: deleting them would count."""
-        self.base += objects
-
     def approve(self) -> None:
         """A person agreed: the window begins anew."""
         self.events.clear()
+        self.base = None

@@ -56,10 +56,6 @@ def register_volume(worker: Worker, link: Link, hello: dict[str, Any]) -> None:
         marks.reset()
     worker.status.connected(secondary_node=str(hello.get("node") or link.target.host or seat.node))
     worker.status.secondary_free(hello.get("statfs"))
-    if clear:
-        worker.objects = 0
-    elif marked and not worker.objects:
-        worker.objects = _replicated(worker)
     feed = worker.primary.feed
     if feed is None:
         worker.primary.start(worker.options, adopt=seat.adopt, clear=clear, on_closed=worker.wake.set,
@@ -80,15 +76,6 @@ def _ask(worker: Worker, link: Link) -> None:
         worker.wake.clear()
         worker.wake.wait(5)
     worker.primary.permits(True)
-
-
-def _replicated(worker: Worker) -> int:
-    """How many objects the replica of this brick has, but for what is on its way: what the delete guard measures by."""
-    view = worker.primary.view()
-    try:
-        return view.index.count()
-    finally:
-        view.end()
 
 
 def _shown(mark: Mark) -> str:

@@ -118,8 +118,6 @@ class Worker:
         self._adopting = False
         self.unmended = False
         """The last fault was of the secondary's whole brick (full, read-only): it is over when a batch goes through."""
-        self.objects = 0
-        """In the replica: what the agent counted when the line was made, and what batches made and removed since."""
         self._recorder_error: EngineError | None = None
         self._forced: str | None = None
         self._target: SshTarget | None = None
@@ -402,7 +400,7 @@ class Worker:
         restored = False
         if not ours and not (fresh and empty):
             clear = self._adopting = True
-            self.log("info", f"{link.where} holds {hello.get('objects') or 'some'} objects: adopting what is equal")
+            self.log("info", f"{link.where} is not empty: adopting what is equal")
         begun = link.call(
             "begin",
             {"root_name": seat.root_name, "session": seat.session, "brick": seat.brick,
@@ -434,7 +432,6 @@ class Worker:
             link.call("adopt_begin", {"replace": seat.adopt or "replace" in marks.identity,
                                       "adopt": options.adopt, "clear": clear})  # fmt: skip
         self.recovering = time.time() if begun.get("recovering") else None
-        self.objects = 0 if clear else int(begun.get("objects") or 0)
         self.status.connected(secondary_node=str(hello.get("node") or link.target.host or seat.node))
         self.status.secondary_free(hello.get("statfs"))
         feed = self.primary.feed
@@ -456,7 +453,7 @@ class Worker:
             sample = tuple(str(e) for e in extra.get("sample", [])[:10])
             may = self.seat.adopt or "replace" in self.primary.marks.identity
             reason = f"{total} objects on the secondary that the primary does not have"
-            hold = Hold(hold_id([f"{total}", *sample]), reason, total, self.objects + total, sample, time.time())
+            hold = Hold(hold_id([f"{total}", *sample]), reason, total, batches.view.index.count() + total, sample, time.time())
             if not may and not self.permitted(hold):
                 return False
             link.call("sweep", {})

@@ -131,7 +131,7 @@ class Calls:
             raise CallError("begun already", "begun", "", errno.EBUSY)
         session = {k: str(params[k]) for k in ("session", "brick", "primary")}
         take_over, wait = bool(params.get("take_over")), float(params.get("wait") or 0.0)
-        answer: Result = {"index_lost": False, "recovering": False, "objects": 0, "limbo": []}
+        answer: Result = {"index_lost": False, "recovering": False, "limbo": []}
         if params.get("volume"):
             self.held = GlusterTarget(self._secondary(params), session, take_over=take_over, wait=wait)
         else:
@@ -139,7 +139,7 @@ class Calls:
                               create=bool(params.get("create")), wait=wait)  # fmt: skip
             self.held = TreeTarget(holding)
             answer = {
-                "index_lost": holding.index_lost, "recovering": holding.recovering, "objects": holding.objects,
+                "index_lost": holding.index_lost, "recovering": holding.recovering,
                 "limbo": sorted(g.hex() for g in holding.tree.limbo),
             }  # fmt: skip
         self.timeout = float(params.get("timeout") or 0.0)

@@ -65,7 +65,7 @@ class Secondary:
         return {
             "exists": True, "fresh": owner is None, "empty": empty, "session": (owner or {}).get("session"),
             "brick": None if mine is None else mine.get("brick"), "primary": (owner or {}).get("primary"),
-            "mark": None if mine is None else mine.get("mark"), "limbo": [], "objects": None, "statfs": free_space(fd),
+            "mark": None if mine is None else mine.get("mark"), "limbo": [], "statfs": free_space(fd),
             "volume_id": info.id, "node_id": info.node_id, "subvolumes": info.subvolumes,
             "nodes": [{"host": host, "id": node} for host, node in info.nodes],
             "volume": {"id": info.id, "name": info.name, "distribute": info.subvolumes,

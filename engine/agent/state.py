@@ -125,7 +125,7 @@ def look(place: Place) -> dict[str, Any]:
     """What is there, for `hello`; changes nothing. `mark` and `limbo` only where a session left them."""
     found: dict[str, Any] = {
         "exists": False, "fresh": True, "empty": True, "session": None, "brick": None, "primary": None,
-        "mark": None, "limbo": [], "objects": None, "statfs": None,
+        "mark": None, "limbo": [], "statfs": None,
     }  # fmt: skip
     root_fd = place.open_root()
     if root_fd is None:
@@ -152,7 +152,6 @@ def look(place: Place) -> dict[str, Any]:
         mark = read_json(state_fd, "mark.json")
         if mark is not None and mark.get("session") == session.get("session"):
             found["mark"] = mark.get("mark")
-            found["objects"] = mark.get("objects")
         try:
             limbo_fd = os.open(b"limbo", _DIR, dir_fd=state_fd)
             fds.append(limbo_fd)
@@ -174,7 +173,6 @@ class Holding:
         self.place = place
         self.session = session
         self.index_lost = False
-        self.objects = 0
         self._fds: list[int] = []
         self.trash: Optional[Trash] = None
         try:
@@ -236,7 +234,6 @@ class Holding:
         self.index = self._open_index(fresh)
         if not self.recovering:
             self.index.forget_idents()
-        self.objects = self.index.count()
         self.tree = Tree(tree_fd, limbo_fd, self.index)
         self.set_mode(None)
 
@@ -393,7 +390,7 @@ class Holding:
         index.commit(durable=True)
         system.syncfs(self.root_fd)
         if mark is not None:
-            value = {**self.session, "mark": mark, "objects": self.objects, "time": time.time(), **(extra or {})}
+            value = {**self.session, "mark": mark, "time": time.time(), **(extra or {})}
             write_json(self.state_fd, "mark.json", value)
             if self.recovering and mark["sec"] >= self._since:
                 self._recovered()

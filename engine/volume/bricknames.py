@@ -61,7 +61,6 @@ class BrickNames:
         self.around = around
         self.mount = mount
         self._bricks = [brick, *around.others]
-        self._count: int | None = None
 
     def find(self, gfid: Gfid) -> tuple[bytes, os.stat_result] | None:
         """The handle of an object on a brick here and its lstat (a symlink with one name: a directory's)."""
@@ -223,18 +222,15 @@ class BrickNames:
         return b"/".join(reversed(parts))
 
     def count(self) -> int:
-        """How many objects the brick has; counted once, of very many a part: gfids are spread evenly."""
-        if self._count is None:
-            total = 0
-            top = self.brick + b"/.glusterfs"
-            for done, first in enumerate((b"%02x" % i for i in range(256)), 1):
-                try:
-                    seconds = os.listdir(os.path.join(top, first))
-                except FileNotFoundError:
-                    continue
-                total += sum(len(os.listdir(os.path.join(top, first, second))) for second in seconds)
-                if total > COUNTED:
-                    total = total * 256 // done
-                    break
-            self._count = total
-        return self._count
+        """How many objects the brick has; of very many a part is counted: gfids are spread evenly."""
+        total = 0
+        top = self.brick + b"/.glusterfs"
+        for done, first in enumerate((b"%02x" % i for i in range(256)), 1):
+            try:
+                seconds = os.listdir(os.path.join(top, first))
+            except FileNotFoundError:
+                continue
+            total += sum(len(os.listdir(os.path.join(top, first, second))) for second in seconds)
+            if total > COUNTED:
+                return total * 256 // done
+        return total

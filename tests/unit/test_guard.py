@@ -12,12 +12,32 @@ def _gfid(n: int) -> bytes:
 def test_share_of_the_replica_as_it_was() -> None:
     """Half of what was there when the window began may go unasked, and at least the minimum."""
     guard = DeleteGuard(0.5, 3600.0, 10)
-    assert not guard.exceeded(0.0, 10, 0)
-    assert guard.exceeded(0.0, 11, 0)
-    assert not guard.exceeded(0.0, 50, 100)
+    assert not guard.exceeded(0.0, 10, lambda: 0)
+    assert guard.exceeded(0.0, 11, lambda: 0)
+    assert not guard.exceeded(0.0, 50, lambda: 100)
     guard.passed(0.0, [], 50)
-    assert guard.exceeded(1.0, 1, 50)
-    assert not guard.exceeded(3602.0, 10, 50)
+    assert guard.exceeded(1.0, 1, lambda: 50)
+    assert not guard.exceeded(3602.0, 10, lambda: 50)
+
+
+def test_counted_only_when_it_matters() -> None:
+    """Not for a few deletes, once while the same ones are held, and anew when they are others."""
+    guard, counts = DeleteGuard(0.5, 3600.0, 10), []
+
+    def objects() -> int:
+        counts.append(100)
+        return 100
+
+    assert not guard.exceeded(0.0, 10, objects)
+    assert counts == []
+    for _ in range(3):
+        assert guard.exceeded(0.0, 60, objects)
+    assert len(counts) == 1
+    assert guard.base == 100
+    assert not guard.exceeded(0.0, 40, objects)  # counted: the window begins here
+    guard.passed(0.0, [], 40)
+    assert guard.exceeded(1.0, 59, objects)
+    assert (guard.base, len(counts)) == (140, 3), "what went within the window was there when it began"
 
 
 def test_made_on_one_brick_deleted_on_another() -> None:
