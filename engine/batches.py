@@ -13,7 +13,7 @@ from engine.guard import Hold, hold_id
 from engine.journal.format import JournalError
 from engine.ledger import Failure
 from engine.link import Link
-from engine.model import NO_MARK, EngineError, Gfid, Mark
+from engine.model import NO_MARK, EngineError, Gfid
 from engine.reconcile import Decision, Reconciler
 from engine.sides import looked_up, primary_state, secondary_states
 from engine.transfer.base import Transfer
@@ -459,7 +459,7 @@ class Batches:
         mark = self._mark
         for one in closed:
             if one.complete and not self.worker.adopting:
-                mark = max(mark, Mark(min(one.changelog.suffix - 1, int(one.at)), 0))
+                mark = max(mark, one.mark)
         real = [c.changelog for c in closed if c.changelog.size]
         moved = mark > marks.stime
         if real or moved:

@@ -41,6 +41,12 @@ class Closed(NamedTuple):
     records: list[Record] | None = None
     """What was written, for a worker that keeps up; None where it has to be read from the file."""
 
+    @property
+    def mark(self) -> Mark:
+        """How far a complete slice brings the mark: the last second that was over when it was closed (MRK-6). A change
+        of that second is then surely done, so a checkpoint of now holds what it promises (STA-2)."""
+        return Mark(max(0, min(self.changelog.suffix, int(self.at)) - 1), 0)
+
 
 def first(ready: Iterable[Closed], most: int, most_bytes: int) -> list[Closed]:
     """The first slices that make one batch: at most `most` and `most_bytes` of them, but at least one (CRW-3)."""
