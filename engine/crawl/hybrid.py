@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.model import NO_MARK, ROOT, DataChange, EntryChange, Fop, Gfid, Mark, MetaChange, Record, Slot
-from engine.volume.brickpath import GFID, handle, internal, is_link_file, times_of
+from engine.volume.brickpath import GFID, internal, is_link_file, times_of
 from engine.volume.glusterview import GlusterView
 
 STEP = 8192
@@ -220,6 +220,3 @@ class Hybrid:
         if is_dir and self.view.index.has(gfid):
             return  # it moved: where it is now, the walk finds it
         removals.append(EntryChange(gfid, int(Fop.RMDIR if is_dir else Fop.UNLINK), slot))
-
-
-__all__ = ["NO_MARK", "Hybrid", "Piece", "handle"]
