@@ -85,16 +85,18 @@ class Replication:
     def equal(self, within: float = PATIENCE, ledger: bool = True) -> None:
         """Wait until both volumes are equal and the ledger is empty."""
         deadline = time.monotonic() + within
+        fresh_at = time.monotonic() + within / 6
         while True:
             found = differences(os.fsencode(self.p), os.fsencode(self.s), limit=15)
-            if not found and ledger:
-                found = [f"in the ledger: {f}" for f in self.product.failures()[:5]] if self.product.running() else []
-            if not found:
-                # not what a mount had cached
+            if not found or time.monotonic() > fresh_at:  # what a mount had cached does not count, either way
                 found = self.lab.equal(self.primary, self.secondary)
-                if not found:
-                    return
+                fresh_at = time.monotonic() + within / 6
+            if not found and ledger and self.product.running():
+                found = [f"in the ledger: {f}" for f in self.product.failures()[:5]]
+            if not found:
+                return
             if time.monotonic() > deadline:
+                found = self.lab.equal(self.primary, self.secondary) or found
                 raise AssertionError(f"not equal after {within:g} s:\n" + "\n".join(found) + "\n" + self.story())
             time.sleep(0.2)
 

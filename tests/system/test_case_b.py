@@ -35,6 +35,9 @@ def _random(
         try:
             converged(product, setting.primary, setting.secondary, since=since, within=within, patience=within + 60)
         except AssertionError as e:
+            if keep := os.environ.get("GEOREP_TEST_KEEP"):  # trees, indexes and journals, for whoever looks for the cause
+                product.kill()
+                subprocess.run(["cp", "-a", setting.base, f"{keep}/{seed}-{setting.way}"], check=True)
             raise AssertionError(f"seed {seed}, {done} operations: {e}") from None
         assert product.stop() == 0, product.tail()
 
