@@ -13,8 +13,8 @@ from typing import Any
 
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
 from engine.link import Link, RemoteError
-from engine.model import LIMBO, ROOT, Gfid, Slot
-from engine.sides import listing
+from engine.model import LIMBO, ROOT, Gfid, Slot, Stat
+from engine.sides import listing, looked_up, names_here, names_there
 from engine.transfer.base import Transfer
 from engine.volume.base import Gone, View
 
@@ -71,6 +71,10 @@ class Reconciler:
         self.applier = applier
         self.transfer = transfer
         self.decided = decided
+        self._there: dict[Gfid, dict[str, Any] | None] = {}
+        """Where objects are on the secondary, as seen at the start of the round; each used once."""
+        self._known: set[Gfid] = set()
+        """Directories the secondary has, as far as seen in this round: one that goes meanwhile costs another round."""
 
     def settle(self, problems: list[Problem], result: Result) -> list[Problem]:
         """Resolve problems; what could not be resolved comes back, with the last errno.
@@ -91,6 +95,7 @@ class Reconciler:
         left: list[Problem] = []
         data: dict[Gfid, None] = {}
         meta: dict[Gfid, None] = {}
+        self._look(todo)
         order = deque(sorted(todo, key=self._depth))
         while order:
             gfid = order.popleft()
@@ -126,6 +131,13 @@ class Reconciler:
         result.bytes += again.bytes
         return left + again.problems
 
+    def _look(self, gfids: Iterable[Gfid]) -> None:
+        """Where these are on the secondary now, and which of their directories it has: two questions for all of them."""
+        self._there = dict(looked_up(self.link, [g for g in gfids if g not in (ROOT, LIMBO)]))
+        parents = {r.parent: None for g in self._there for r in self.view.index.rows(g)}
+        found = looked_up(self.link, [p for p in parents if p not in (ROOT, LIMBO) and p not in self._there])
+        self._known = {p for p, there in (*found, *self._there.items()) if there and there["names"]}
+
     def _depth(self, gfid: Gfid) -> int:
         path = self.view.index.path(gfid)
         return 0 if not path else path.count(b"/") + 1
@@ -140,8 +152,8 @@ class Reconciler:
             return
         rows = [r for r in self.view.index.rows(gfid) if r.parent != LIMBO]
         # where it is now on the secondary: those directories' times change when it moves
-        there = self.link.call("lookup", {"gfids": [gfid.hex()]}).get("objects", {}).get(gfid.hex()) or {}
-        for name in there.get("names", []):
+        there = self._there.pop(gfid) if gfid in self._there else dict(looked_up(self.link, [gfid]))[gfid]
+        for name in there["names"] if there else []:
             meta[bytes.fromhex(name["parent"])] = None
         if not rows:
             if self.view.index.has(gfid):
@@ -161,6 +173,11 @@ class Reconciler:
             self._parents(parent, meta, below)
             meta[parent] = None
         stat = seen.stat
+        if there is not None and self._in_place(gfid, stat, there):
+            if stat.is_file and (problem.operation in CONTENT or (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"])):
+                data[gfid] = None
+            meta[gfid] = None
+            return
         link = None
         if stat.is_symlink:
             try:
@@ -170,7 +187,8 @@ class Reconciler:
                 return
         answer = self.link.call("place", place_params(gfid, [r.slot for r in rows], stat, link))
         names = ", ".join(repr(os.fsdecode(r.name)) for r in rows[:3])
-        self.decided(Decision(gfid, "CON-2/3/4", f"{problem.operation}: put where the primary has it ({names})"))
+        why = f" ({problem.text})" if problem.text else ""
+        self.decided(Decision(gfid, "CON-2/3/4", f"{problem.operation}{why}: put where the primary has it ({names})"))
         if stat.is_file and (answer.get("data") or problem.operation in CONTENT):
             data[gfid] = None
         meta[gfid] = None
@@ -178,6 +196,14 @@ class Reconciler:
             meta[row.parent] = None
         if stat.is_dir and answer.get("made"):
             below += self.view.below(gfid)
+
+    def _in_place(self, gfid: Gfid, stat: Stat, there: dict[str, Any]) -> bool:
+        """Is it there under just the names it has here? A symlink may have another text, and is put anew."""
+        if stat.is_symlink or there["limbo"] or not there["sure"]:
+            return False
+        if _stat.S_IFMT(stat.mode) != _stat.S_IFMT(there["stat"]["mode"]):
+            return False
+        return names_here(self.view, gfid) == names_there(there)
 
     def clear(self, slot: Slot, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result) -> None:
         """Remove whatever has this name there; a directory is put where the primary has it, or goes with its dead.
@@ -246,8 +272,11 @@ class Reconciler:
         """Make missing parents on the secondary from the primary's (CON-5); `below` gets what is in them."""
         chain: list[Gfid] = []
         while gfid != ROOT and gfid != LIMBO:
-            known = self.link.call("lookup", {"gfids": [gfid.hex()]}).get("objects", {})
-            if known.get(gfid.hex(), {}).get("names"):
+            if gfid in self._known:
+                break
+            there = dict(looked_up(self.link, [gfid]))[gfid]
+            if there and there["names"]:
+                self._known.add(gfid)
                 break
             chain.append(gfid)
             row = self.view.index.row(gfid)

@@ -85,7 +85,7 @@ def compared(view: View, link: Link, gfids: Sequence[Gfid]) -> tuple[list[Gfid],
         if there is None or there.get("limbo") or (seen.stat.is_file and _other(view, gfid, seen.stat, there["stat"])):
             differ.append(gfid)
         else:
-            (same if _names(view, gfid) == _named(there) else elsewhere).append(gfid)
+            (same if names_here(view, gfid) == names_there(there) else elsewhere).append(gfid)
     return differ, elsewhere, same
 
 
@@ -109,12 +109,14 @@ def _hollow(view: View, gfid: Gfid, blocks: int) -> bool:
     return st.st_blocks < blocks and st.st_blocks * 512 < st.st_size
 
 
-def _names(view: View, gfid: Gfid) -> set[tuple[str, str]]:
+def names_here(view: View, gfid: Gfid) -> set[tuple[str, str]]:
+    """The slots of an object on the primary, as the agent writes them."""
     rows = [] if gfid == ROOT else view.index.rows(gfid)
     return {(r.parent.hex(), base64.b64encode(r.name).decode()) for r in rows if r.parent != LIMBO}
 
 
-def _named(there: dict[str, Any]) -> set[tuple[str, str]]:
+def names_there(there: dict[str, Any]) -> set[tuple[str, str]]:
+    """The slots of an object in the agent's answer."""
     return {(n["parent"], n["name"]) for n in there["names"]}
 
 

@@ -22,7 +22,7 @@ def lookup(objects: Objects, gfid: Gfid) -> Optional[dict[str, Any]]:
         return None
     slots = [] if gfid == ROOT else objects.names(gfid, _stat.S_ISDIR(st.st_mode))
     names = [{"parent": s.parent.hex(), "name": b64(s.name)} for s in slots]
-    return {"names": names, "limbo": False, "stat": stat_dict(st)}
+    return {"names": names, "limbo": False, "sure": True, "stat": stat_dict(st)}
 
 
 def look_at_slot(objects: Objects, slot: Slot) -> dict[str, Any]:

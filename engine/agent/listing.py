@@ -32,9 +32,10 @@ def stat_dict(st: os.stat_result) -> dict[str, int]:
 
 
 def lookup(tree: Tree, gfid: Gfid) -> Optional[dict[str, Any]]:
-    """Where an object is, names checked on disk; None when it is nowhere."""
+    """Where an object is, names checked on disk; None when it is nowhere. `sure`: nothing has to confirm that yet."""
+    sure = not (tree.mode is not None and tree.mode.recovering) and gfid not in tree.unsure
     if gfid == ROOT:
-        return {"names": [], "limbo": False, "stat": stat_dict(os.fstat(tree.root_fd))}
+        return {"names": [], "limbo": False, "sure": sure, "stat": stat_dict(os.fstat(tree.root_fd))}
     where = tree.locate(gfid)
     if where is None:
         return None
@@ -42,7 +43,7 @@ def lookup(tree: Tree, gfid: Gfid) -> Optional[dict[str, Any]]:
     for row in tree.index.rows(gfid):
         if row.parent not in (LIMBO, NOWHERE) and tree.at(row) is not None:
             names.append({"parent": row.parent.hex(), "name": b64(row.name)})
-    return {"names": names, "limbo": gfid in tree.limbo, "stat": stat_dict(where.st)}
+    return {"names": names, "limbo": gfid in tree.limbo, "sure": sure, "stat": stat_dict(where.st)}
 
 
 def look_at_slot(tree: Tree, slot: Slot) -> dict[str, Any]:

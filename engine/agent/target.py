@@ -55,7 +55,7 @@ class Target(Protocol):
         """A descriptor for reading a regular file."""
 
     def lookup(self, gfid: Gfid) -> Optional[Result]:
-        """Where an object is: names, limbo, stat; None when it is nowhere."""
+        """Where an object is: names, limbo, sure, stat; None when it is nowhere."""
 
     def look_at_slot(self, slot: Slot) -> Result:
         """What is at a slot: exists, gfid, kind, size."""
