@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Mapping
+from typing import ClassVar
 
 from engine.volume.facts import BrickFacts, VolumeFacts
 
@@ -49,7 +51,13 @@ def _rank(brick: BrickFacts) -> tuple[bool, int]:
 
 
 class SubvolumeLock:
-    """The lock on the meta volume that makes a brick active: held until closed, lost with the process (ACT-1)."""
+    """The lock on the meta volume that makes a brick active: held until closed, lost with the process (ACT-1).
+
+    Such a lock is the whole process's: bricks of one replica set in one process are told apart by `_held`.
+    """
+
+    _held: ClassVar[dict[str, SubvolumeLock]] = {}
+    _among: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, mount: str, primary: str, secondary: str, subvolume: int) -> None:
         self.directory = os.path.join(mount, "geo-rep")
@@ -64,8 +72,12 @@ class SubvolumeLock:
 
     def take(self) -> bool:
         """Try to hold it; does not wait. Raises OSError."""
-        if self._fd >= 0:
-            return True
+        with self._among:
+            if self.path not in self._held and self._lock():
+                self._held[self.path] = self
+            return self._held.get(self.path) is self
+
+    def _lock(self) -> bool:
         os.makedirs(self.directory, exist_ok=True)
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -81,6 +93,8 @@ class SubvolumeLock:
 
     def close(self) -> None:
         """Let go of it."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._among:
+            if self._held.get(self.path) is self:
+                del self._held[self.path]
+                os.close(self._fd)
+                self._fd = -1

@@ -71,5 +71,15 @@ def test_act_1_the_lock_on_the_meta_volume_is_one_processs_and_ends_with_it(tmp_
     assert lock.path.endswith("geo-rep/p_s_subvol_1.lock")
 
 
+def test_act_1_the_lock_tells_two_bricks_of_one_process_apart(tmp_path: Path) -> None:
+    one, two = (SubvolumeLock(str(tmp_path), "p", "s", 0) for _ in range(2))
+    assert one.take() and one.take() and not two.take()
+    two.close()
+    assert not two.take()
+    one.close()
+    assert two.take() and not one.take()
+    two.close()
+
+
 def test_act_4_a_meta_volume_that_is_not_mounted_is_seen(tmp_path: Path) -> None:
     assert not SubvolumeLock(str(tmp_path), "p", "s", 0).there
