@@ -45,7 +45,7 @@ class Calls:
             "adopt_begin": self._adopt_begin, "adopt_end": self._adopt_end, "foreign": self._foreign,
             "sweep": self._sweep, "limbo": self._limbo, "commit": self._commit, "lookup": self._lookup,
             "slot": self._slot, "list": self._list, "place": self._place, "remove": self._remove,
-            "clear_slot": self._clear_slot, "stage": self._stage, "unstage": self._unstage,
+            "clear_slot": self._clear_slot, "stage": self._stage, "unwritten": self._unwritten, "unstage": self._unstage,
             "here": self._here,
         }  # fmt: skip
 
@@ -294,6 +294,9 @@ class Calls:
         held = self.need()
         held.applying()
         return held.stage([_gfid(g) for g in params["gfids"]])
+
+    def _unwritten(self, params: Params) -> Result:
+        return {"unwritten": [g.hex() for g in self.need().unwritten(str(params["token"]))]}
 
     def _unstage(self, params: Params) -> Result:
         return self.need().unstage(str(params["token"]))

@@ -22,6 +22,7 @@ from engine.agent.gluster_objects import Objects, inode_of, text_of
 from engine.agent.gluster_pool import Pool
 from engine.agent.handles import OpError
 from engine.agent.repair import Placed
+from engine.agent.stage import Staged, as_now
 from engine.agent.state import CallError, free_space
 from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
 from engine.agent.wire import FileBegin, FileResult, Put, Xattrs
@@ -91,7 +92,7 @@ class GlusterTarget:
         self._gfids_fd = os.open(f"{state_directory()}/{secondary.info.id}.gfids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._bricks: list[int] = []
         self._stage: Optional[Mount] = None
-        self._stages: dict[str, list[Gfid]] = {}
+        self._stages: dict[str, dict[Gfid, Staged]] = {}
         try:
             self._own(take_over)
             clear_left(self.root_fd)
@@ -221,17 +222,25 @@ class GlusterTarget:
             self._stage = Mount(self._secondary.info.name, self._secondary.params, hidden=False)
             self._stage.wait()
         absent: list[str] = []
-        staged: list[Gfid] = []
+        staged: dict[Gfid, Staged] = {}
         for gfid in gfids:
             st = self.objects.exists(gfid)
             if st is None or st.st_mode & 0o170000 != 0o100000:
                 absent.append(gfid.hex())
             else:
-                staged.append(gfid)
+                staged[gfid] = as_now(st)
         token = secrets.token_hex(8)
         self._stages[token] = staged
         assert self._stage.path is not None
         return {"token": token, "path": self._stage.path + "/.gfid", "absent": absent, "names": "uuid"}
+
+    def unwritten(self, token: str) -> list[Gfid]:
+        """Staged files to which nothing has been written yet. CallError."""
+        staged = self._stages.get(token)
+        if staged is None:
+            raise CallError(f"no stage {token}", "no-stage")
+        now = ((gfid, self.objects.exists(gfid)) for gfid in staged)
+        return [gfid for gfid, st in now if st is not None and as_now(st) == staged[gfid]]
 
     def unstage(self, token: str) -> Result:
         """End a stage: for each file, size and mtime of the real one, and is it the same as before? CallError."""

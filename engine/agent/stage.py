@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import Any
+from typing import Any, NamedTuple, Optional
 
 from engine.agent.content import open_file
 from engine.agent.handles import OpError, hex_name
@@ -14,12 +14,25 @@ from engine.agent.types import Gfid
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class Staged(NamedTuple):
+    """A staged file as it was before the tool came: what tells that it was written to, and which it is."""
+
+    inode: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def as_now(st: os.stat_result) -> Staged:
+    """What a stat says of it."""
+    return Staged(st.st_ino, st.st_mtime_ns, st.st_ctime_ns)
+
+
 class Stages:
     """The stages of one agent."""
 
     def __init__(self, holding: Holding) -> None:
         self._holding = holding
-        self._stages: dict[str, dict[Gfid, int]] = {}
+        self._stages: dict[str, dict[Gfid, Staged]] = {}
 
     def stage(self, gfids: list[Gfid]) -> dict[str, Any]:
         """Make a stage. Files that are not here, or are no regular files, are told as `absent`. OSError."""
@@ -31,7 +44,7 @@ class Stages:
             fd = os.open(token, _DIR, dir_fd=stage_fd)
         finally:
             os.close(stage_fd)
-        staged: dict[Gfid, int] = {}
+        staged: dict[Gfid, Staged] = {}
         absent: list[str] = []
         try:
             for gfid in gfids:
@@ -41,12 +54,27 @@ class Stages:
                     absent.append(gfid.hex())
                     continue
                 os.link(where.name, hex_name(gfid), src_dir_fd=where.pfd, dst_dir_fd=fd, follow_symlinks=False)
-                staged[gfid] = where.st.st_ino
+                staged[gfid] = as_now(os.stat(hex_name(gfid), dir_fd=fd, follow_symlinks=False))
             path = os.readlink(f"/proc/self/fd/{fd}")
         finally:
             os.close(fd)
         self._stages[token] = staged
         return {"token": token, "path": path, "absent": absent}
+
+    def unwritten(self, token: str) -> list[Gfid]:
+        """Staged files to which nothing has been written yet, whatever the tool says of them. CallError, OSError."""
+        staged = self._stages.get(token)
+        if staged is None:
+            raise CallError(f"no stage {token}", "no-stage")
+        stage_fd = os.open(b"stage", _DIR, dir_fd=self._holding.state_fd)
+        try:
+            fd = os.open(token, _DIR, dir_fd=stage_fd)
+        finally:
+            os.close(stage_fd)
+        try:
+            return [g for g, was in staged.items() if _now(fd, g) == was]
+        finally:
+            os.close(fd)
 
     def unstage(self, token: str) -> dict[str, Any]:
         """End a stage: for each file, size and mtime of the real one, and is it the same as before, staged name too?
@@ -62,8 +90,8 @@ class Stages:
         try:
             fd = os.open(token, _DIR, dir_fd=stage_fd)
             try:
-                for gfid, inode in staged.items():
-                    files[gfid.hex()] = self._check(fd, gfid, inode)
+                for gfid, was in staged.items():
+                    files[gfid.hex()] = self._check(fd, gfid, was.inode)
             finally:
                 os.close(fd)
             assert holding.trash is not None
@@ -82,8 +110,12 @@ class Stages:
             st = os.fstat(fd)
         finally:
             os.close(fd)
-        try:
-            there = os.stat(hex_name(gfid), dir_fd=stage_fd, follow_symlinks=False).st_ino
-        except FileNotFoundError:
-            there = 0
-        return {"same": st.st_ino == inode == there, "size": st.st_size, "mtime_ns": st.st_mtime_ns}
+        there = _now(stage_fd, gfid)
+        return {"same": there is not None and st.st_ino == inode == there.inode, "size": st.st_size, "mtime_ns": st.st_mtime_ns}
+
+
+def _now(stage_fd: int, gfid: Gfid) -> Optional[Staged]:
+    try:
+        return as_now(os.stat(hex_name(gfid), dir_fd=stage_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return None

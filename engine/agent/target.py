@@ -79,6 +79,9 @@ class Target(Protocol):
     def stage(self, gfids: list[Gfid]) -> Result:
         """Make files reachable by path for rsync and tar."""
 
+    def unwritten(self, token: str) -> list[Gfid]:
+        """Those of a stage to which nothing has been written."""
+
     def unstage(self, token: str) -> Result:
         """End that, with what is then seen of each file."""
 
@@ -108,7 +111,7 @@ class TreeTarget:
         self.file_end, self.file_abort = contents.end, contents.abort
         self.applying, self.settle = holding.applying, holding.tree.dirs.settle
         self.page, self.damaged = self._listings.page, holding.damaged
-        self.stage, self.unstage = self._stages.stage, self._stages.unstage
+        self.stage, self.unwritten, self.unstage = self._stages.stage, self._stages.unwritten, self._stages.unstage
 
     def entries(self, ops: list[EntryOp]) -> tuple[list[Outcome], list[Gfid], list[tuple[int, int, int]]]:
         applied = self._entries.apply(ops)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import selectors
 import signal
 import socket
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.model import EngineError
+from engine.model import EngineError, Gfid
 
 TICK = 0.25
 """Seconds between two looks whether something moves, and whether to stop."""
@@ -23,6 +24,7 @@ PIECE = 32 * 1024
 """Bytes pumped at once, so that a slow limit lets them through often."""
 
 _LAST_WORDS = 20
+_GFID = re.compile(rb"[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _GRACE = 1.0  # seconds for stderr after the exit: an ssh master that stays may hold it open for ever
 _PIPE_SIZE = 1 << 20
 
@@ -77,6 +79,8 @@ class Child:
     watched: bool
     code: int | None = None
     words: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_WORDS))
+    named: set[Gfid] = field(default_factory=set)
+    """Objects it has spoken of, by the names they have in a stage."""
     _rest: bytes = b""
 
     @property
@@ -90,6 +94,8 @@ class Child:
         if len(self._rest) > 4096:
             lines, self._rest = [*lines, self._rest], b""
         self.words.extend(text for line in lines if (text := line.decode("utf-8", "backslashreplace").strip()[:500]))
+        for line in lines:
+            self.named.update(bytes.fromhex(found.replace(b"-", b"").decode()) for found in _GFID.findall(line))
 
     def finish(self) -> None:
         """The last line may lack its end."""

@@ -16,7 +16,7 @@ from engine.link import Link, SshTarget
 from engine.transfer.base import Transfer
 from engine.transfer.children import Child, Children
 from engine.transfer.remote import ssh_words, stage_command
-from engine.transfer.staged import Stage, Staged
+from engine.transfer.staged import Carried, Stage, Staged, carried
 from engine.volume.base import View
 
 # Runs as rsync's "remote shell". What rsync sends goes by `cat` into a pipe of ours, and comes back by another one, so
@@ -98,7 +98,7 @@ class RsyncTransfer(Staged):
         self._existing = existing
         self._sparse = True
 
-    def carry(self, stage: Stage, names: list[str], whole: bool) -> str:
+    def carry(self, stage: Stage, names: list[str], whole: bool) -> Carried:
         """See Staged.carry. Exit 23 and 24 are partial."""
         child = self._run(stage, names, whole)
         if child.code == 1 and self._sparse and any("--sparse" in w and "--inplace" in w for w in child.words):
@@ -109,7 +109,7 @@ class RsyncTransfer(Staged):
             raise self.failed(child, _HINTS.get(child.code or 0, ""))
         if child.code:
             self.whole_brick(child)
-        return child.said
+        return carried((child,))
 
     def _run(self, stage: Stage, names: list[str], whole: bool) -> Child:
         local = self.target.host is None

@@ -67,6 +67,24 @@ class Stage:
     some: str
 
 
+class Carried(NamedTuple):
+    """What the programs came to: their last words, "" where all of them ended well, and the files that these speak of."""
+
+    said: str = ""
+    named: frozenset[Gfid] = frozenset()
+
+    def doubtful(self, gfid: Gfid) -> bool:
+        """May this file have failed? Any may, where none was named."""
+        return bool(self.said) and (not self.named or gfid in self.named)
+
+
+def carried(children: Iterable[Child]) -> Carried:
+    """What these came to, all of them ended and none of them failed as a whole."""
+    failed = [c for c in children if c.code]
+    said = "; ".join(c.said or f"{c.label}: exit {c.code}" for c in failed)
+    return Carried(said, frozenset().union(*(c.named for c in failed)))
+
+
 class Staged(ABC):
     """A transfer engine that has content carried by a program (SYN-2, SYN-3). Used by one thread.
 
@@ -103,8 +121,8 @@ class Staged(ABC):
         self._applier = Applier(view, link, watch, inline=False, xattrs=xattrs)
 
     @abstractmethod
-    def carry(self, stage: Stage, names: list[str], whole: bool) -> str:
-        """Have the content of these staged files carried over; what was said about those that failed, "" for none.
+    def carry(self, stage: Stage, names: list[str], whole: bool) -> Carried:
+        """Have the content of these staged files carried over.
 
         `whole`: none of them has content there yet. Raises TransferError when the transfer as a whole failed.
         """
@@ -147,21 +165,30 @@ class Staged(ABC):
         self.watch.throttle(0)
         sources = self._sources(gfids, result, others)
         attributes = Result()
-        said = ""
+        why_not: dict[Gfid, str] = {}
         with self._staged_here(sources, others) as here, self._staged_there(sources, others) as there:
             if not sources:
                 return []
             names = [self._name(gfid) for gfid in sources]
             with self._told(sources):
-                said = self.carry(Stage(here, there.path, names[0]), names, all(g in made for g in sources))
+                came = self.carry(Stage(here, there.path, names[0]), names, all(g in made for g in sources))
+            idle = there.unwritten()
             same = [gfid for gfid, source in sources.items() if self._unchanged(source)]
+            for gfid in same:
+                # its time is not put right before it is certain that its content is: nothing else would tell later
+                if came.doubtful(gfid):
+                    why_not[gfid] = came.said
+                elif gfid in idle and sources[gfid].size:
+                    why_not[gfid] = f"nothing was written to it{': ' + came.said if came.said else ''}"
+            why.update(why_not)
+            same = [gfid for gfid in same if gfid not in why_not]
             self._applier.metas(same, attributes)
             seen = there.end()
         arrived: set[Gfid] = set()
         for gfid in same:
             reason = _difference(sources[gfid], seen.get(gfid.hex()))
             if reason:
-                why[gfid] = f"{reason}{': ' + said if said else ''}"
+                why[gfid] = f"{reason}{': ' + came.said if came.said else ''}"
             else:
                 arrived.add(gfid)
         result.problems += [p for p in attributes.problems if p.gfid in arrived]
@@ -305,6 +332,11 @@ class _There:
     link: Link
     token: str
     path: bytes
+
+    def unwritten(self) -> set[Gfid]:
+        """Files to which nothing has been written: a program may pass one over, and say nothing of it (SYN-5)."""
+        found = self.link.call("unwritten", {"token": self.token})["unwritten"]
+        return {bytes.fromhex(text) for text in found}
 
     def end(self) -> dict[str, Any]:
         """End it: what the secondary then sees of the real files, by gfid in hex."""

@@ -9,7 +9,7 @@ import subprocess
 
 from engine.transfer.children import Child, Children, TransferError
 from engine.transfer.remote import stage_command
-from engine.transfer.staged import Stage, Staged
+from engine.transfer.staged import Carried, Stage, Staged, carried
 
 _RECORD = "--record-size=128K"
 _CREATE = (
@@ -29,7 +29,7 @@ class TarTransfer(Staged):
 
     name = "tarssh"
 
-    def carry(self, stage: Stage, names: list[str], whole: bool) -> str:  # noqa: ARG002 - tar sends whole files
+    def carry(self, stage: Stage, names: list[str], whole: bool) -> Carried:  # noqa: ARG002 - tar sends whole files
         """See Staged.carry."""
         with Children(self.timeout, self.tick) as children:
             made_read, made_write = children.pipe()
@@ -47,7 +47,7 @@ class TarTransfer(Staged):
             raise self.failed(taker, _hint(taker))
         if maker.code not in _PARTIAL:
             raise self.failed(maker)
-        return "; ".join(c.said for c in (maker, taker) if c.code and c.words)
+        return carried((maker, taker))
 
     def _taker(self, children: Children, stage: Stage, stdin: int) -> Child:
         """Start the tar that takes: here, or there by ssh."""

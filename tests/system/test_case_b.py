@@ -153,6 +153,24 @@ def test_a_large_file_that_the_secondary_lost_is_made_again(make: Maker) -> None
         assert not product.brick()["last_error"], product.tail()
 
 
+@pytest.mark.parametrize("engine", ["tarssh", "rsync"])
+def test_a_file_that_may_not_be_written_is_rewritten_in_its_size(make: Maker, engine: str) -> None:
+    """An ordinary user's file of mode 0444: the program on the secondary may not open it, and its time will be set."""
+    setting = make(Way(engine, "local", "ordinary"))
+    path = setting.primary / "f"
+    path.write_text("old")
+    path.chmod(0o444)
+    (setting.primary / "g").write_text("old")
+    setting.hand_over()
+    with setting.product as product:
+        product.start()
+        product.active()
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+        path.write_text("new")
+        (setting.primary / "g").write_text("new")
+        converged(product, setting.primary, setting.secondary, since=time.monotonic())
+
+
 def test_holes_punched_where_zeros_were(make: Maker) -> None:
     """The bytes stay the same, the space is given back: on the secondary too, also where a delta finds them equal."""
     setting = make(LOCAL, delta_threshold=1 << 20)

@@ -21,7 +21,7 @@ from engine.transfer.children import TransferError
 from engine.transfer.choose import parallel
 from engine.transfer.jobs import Engine, Parallel
 from engine.transfer.limit import Bandwidth
-from engine.transfer.staged import LONGEST_PATH, ROUNDS, Stage
+from engine.transfer.staged import LONGEST_PATH, ROUNDS, Carried, Stage
 from engine.volume.handles import can_open_by_handle
 from engine.volume.tree import TreeView
 from tests.system.line import Line
@@ -175,14 +175,14 @@ class Meddler:
         self.calls = 0
         carry = engine.carry  # type: ignore[attr-defined]
 
-        def meddle(stage: Stage, names: list[str], whole: bool) -> str:
+        def meddle(stage: Stage, names: list[str], whole: bool) -> Carried:
             self.calls += 1
             if before is not None:
                 before()
-            said: str = carry(stage, names, whole)
+            came: Carried = carry(stage, names, whole)
             if after is not None:
                 after()
-            return said
+            return came
 
         engine.carry = meddle  # type: ignore[attr-defined]
 
@@ -292,11 +292,34 @@ def test_syn5_a_program_that_lies_is_not_believed(here: Rig, name: str) -> None:
     write(here.primary / "f", 5000)
     files = here.make()
     engine = here.engine(name)
-    engine.carry = lambda *_: ""  # type: ignore[method-assign,assignment]
+    engine.carry = lambda *_: Carried()  # type: ignore[method-assign,assignment]
     result = here.send(engine, files, files)
     assert engine.fallback.fell_back == files  # type: ignore[attr-defined]
-    assert "5000 bytes were sent, the secondary has 0" in here.lines[0]
+    assert "nothing was written to it" in here.lines[0]
     assert result.sent == set(files)
+    here.assert_same()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn5_a_file_of_the_same_size_that_was_passed_over_is_seen(here: Rig, name: str) -> None:
+    """Size and, once set, time would say that it is there: only that it was never written to tells."""
+    (here.primary / "f").write_bytes(b"old")
+    (here.primary / "g").write_bytes(b"one")
+    files = here.make()
+    engine = here.engine(name)
+    here.send(engine, files, files)
+    (here.primary / "f").write_bytes(b"new")
+    (here.primary / "g").write_bytes(b"two")
+    carry = engine.carry
+    given: list[int] = []
+
+    def one(stage: Stage, names: list[str], whole: bool) -> Carried:
+        given.append(len(names))
+        return carry(stage, names[:1], whole)
+
+    engine.carry = one  # type: ignore[method-assign]
+    assert here.send(engine, files).sent == set(files)
+    assert given == [2, 1]
     here.assert_same()
 
 
@@ -309,12 +332,12 @@ def test_syn5_a_staged_name_that_was_replaced_is_not_believed(here: Rig, name: s
     here.send(engine, files, files)
     (here.primary / "f").write_bytes(b"new")
 
-    def replace(stage: Stage, names: list[str], _whole: bool) -> str:
+    def replace(stage: Stage, names: list[str], _whole: bool) -> Carried:
         staged = os.path.join(stage.there, names[0].encode())
         os.unlink(staged)
         with open(staged, "wb") as f:
             f.write(b"new")
-        return ""
+        return Carried()
 
     engine.carry = replace  # type: ignore[method-assign]
     assert here.send(engine, files).sent == set(files)

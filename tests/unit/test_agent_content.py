@@ -237,6 +237,7 @@ def test_syn_8_staged_files_are_checked_when_they_come_back(agent: Agent, root: 
     assert stage["absent"] == [D.hex(), gfid(9).hex()]
     with open(path / A.hex(), "r+b") as f:
         f.write(b"new content")
+    assert agent.call("unwritten", token=stage["token"])["unwritten"] == [B.hex(), C.hex()]
     (path / "new").write_bytes(b"elsewhere")
     os.rename(path / "new", path / B.hex())
     os.unlink(path / C.hex())
