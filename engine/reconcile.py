@@ -174,7 +174,8 @@ class Reconciler:
             meta[parent] = None
         stat = seen.stat
         if there is not None and self._in_place(gfid, stat, there):
-            if stat.is_file and (problem.operation in CONTENT or (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"])):
+            differs = (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"])
+            if stat.is_file and (differs or problem.operation in CONTENT):
                 data[gfid] = None
             meta[gfid] = None
             return

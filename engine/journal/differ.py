@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat as _stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from engine.agent.index import Index, Row
 from engine.journal.emit import SETATTR, Emitter
@@ -18,6 +18,9 @@ from engine.journal.walk import Walk
 from engine.model import LIMBO, ROOT, Gfid, MetaChange, Record, Slot
 from engine.volume.base import Gone
 from engine.volume.tree import Seen, TreeView
+
+ROUNDS = 100
+"""Looks at what could not be reached, in one slice: as deep as directories that moved into each other are resolved."""
 
 _new = tuple.__new__
 """Makes a named tuple of many without the cost of its own constructor."""
@@ -93,26 +96,41 @@ class Differ:
 
     def _look_at(self, due: list[tuple[Slot, int]], objects: dict[Gfid, int], handles: dict[Gfid, bytes]) -> None:
         """Look at what is dirty; what lies below a directory that moved only after the move is in the index."""
+        waiting = _merged(due)
         stuck = False
-        while due or objects:
-            later = [(slot, flags) for slot, flags in due if not self._look(slot, flags)]
+        for _ in range(ROUNDS):
+            left = self._reach(waiting)
             for gfid, flags in objects.items():
                 self._see(gfid, flags, handles.get(gfid))
             objects = {}
             self.emit.settle()
-            later += self._again
+            left = _merged([*left.items(), *self._again])
             self._again = []
-            if later and len(later) >= len(due):
+            if not left:
+                return
+            if len(left) >= len(waiting):
                 if stuck:
-                    # its directory is on the move: the event that says where to comes with a later slice
-                    for slot, flags in later:
-                        self._carried[slot] = self._carried.get(slot, 0) | flags
-                    return
-                for slot, _ in later:
-                    self._look_above(slot.parent)
+                    break
+                for parent in {slot.parent for slot in left}:
+                    self._look_above(parent)
                 self.emit.settle()
                 stuck = True
-            due = later
+            waiting = left
+        # their directories are on the move: the events that say where to come with a later slice
+        for slot, flags in left.items():
+            self._carried[slot] = self._carried.get(slot, 0) | flags
+
+    def _reach(self, waiting: dict[Slot, int]) -> dict[Slot, int]:
+        """Look at these; those whose directory can't be reached yet come back. Each such directory is tried once."""
+        left: dict[Slot, int] = {}
+        away: set[Gfid] = set()
+        for slot, flags in waiting.items():
+            if slot.parent in away and slot not in self._found.looked:
+                left[slot] = flags
+            elif not self._look(slot, flags):
+                away.add(slot.parent)
+                left[slot] = flags
+        return left
 
     @property
     def _unreached(self) -> set[Slot]:
@@ -385,3 +403,11 @@ class Differ:
             crawling, walk.crawling = walk.crawling, False
             self.emit.removals(self._unreached)
             walk.crawling = crawling
+
+
+def _merged(due: Iterable[tuple[Slot, int]]) -> dict[Slot, int]:
+    """Each name once, with all that is to be looked at for it."""
+    out: dict[Slot, int] = {}
+    for slot, flags in due:
+        out[slot] = out.get(slot, 0) | flags
+    return out
