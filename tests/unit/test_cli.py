@@ -249,10 +249,16 @@ def test_a_reader_of_output_that_goes_away(place: Place) -> None:
     assert watch.stderr.read() == ""
 
 
+def _interruptible() -> None:
+    """A shell has its background jobs ignore it, and these are the parents of tests now and then."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_is_130(place: Place) -> None:
     place.start()
     watch = subprocess.Popen([sys.executable, "-m", "georep_tui", "status", "--watch"], env=place.env,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             preexec_fn=_interruptible)  # fmt: skip
     assert watch.stdout is not None
     watch.stdout.readline()
     watch.send_signal(signal.SIGINT)
