@@ -90,8 +90,7 @@ class Differ:
             self._end_of_walk()
         if not walk.walking and not walk.crawling and not emit.full:
             emit.empty_limbo()
-        for slot, flags in self._again:
-            self._carried[slot] = self._carried.get(slot, 0) | flags
+        self._carried = _merged([*self._carried.items(), *self._again])
         return emit.records
 
     def _look_at(self, due: list[tuple[Slot, int]], objects: dict[Gfid, int], handles: dict[Gfid, bytes]) -> None:
@@ -117,8 +116,7 @@ class Differ:
                 stuck = True
             waiting = left
         # their directories are on the move: the events that say where to come with a later slice
-        for slot, flags in left.items():
-            self._carried[slot] = self._carried.get(slot, 0) | flags
+        self._carried = _merged([*self._carried.items(), *left.items()])
 
     def _reach(self, waiting: dict[Slot, int]) -> dict[Slot, int]:
         """Look at these; those whose directory can't be reached yet come back. Each such directory is tried once."""

@@ -165,7 +165,7 @@ class Staged(ABC):
         self.watch.throttle(0)
         sources = self._sources(gfids, result, others)
         attributes = Result()
-        why_not: dict[Gfid, str] = {}
+        same: list[Gfid] = []
         with self._staged_here(sources, others) as here, self._staged_there(sources, others) as there:
             if not sources:
                 return []
@@ -173,15 +173,16 @@ class Staged(ABC):
             with self._told(sources):
                 came = self.carry(Stage(here, there.path, names[0]), names, all(g in made for g in sources))
             idle = there.unwritten()
-            same = [gfid for gfid, source in sources.items() if self._unchanged(source)]
-            for gfid in same:
+            for gfid, source in sources.items():
                 # its time is not put right before it is certain that its content is: nothing else would tell later
+                if not self._unchanged(source):
+                    continue
                 if came.doubtful(gfid):
-                    why_not[gfid] = came.said
-                elif gfid in idle and sources[gfid].size:
-                    why_not[gfid] = f"nothing was written to it{': ' + came.said if came.said else ''}"
-            why.update(why_not)
-            same = [gfid for gfid in same if gfid not in why_not]
+                    why[gfid] = came.said
+                elif gfid in idle and source.size:
+                    why[gfid] = f"nothing was written to it{': ' + came.said if came.said else ''}"
+                else:
+                    same.append(gfid)
             self._applier.metas(same, attributes)
             seen = there.end()
         arrived: set[Gfid] = set()

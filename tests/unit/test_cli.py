@@ -250,7 +250,7 @@ def test_a_reader_of_output_that_goes_away(place: Place) -> None:
 
 
 def _interruptible() -> None:
-    """A shell has its background jobs ignore it, and these are the parents of tests now and then."""
+    """Take SIGINT again: a shell has its background jobs ignore it, and tests run in one now and then."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
