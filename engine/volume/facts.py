@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import struct
 import subprocess
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ NEEDED = ("geo-replication.indexing", "geo-replication.ignore-pid-check", "chang
 OLDEST = (7, 0)
 """The first version whose journals and marks are known to be as they are read here."""
 
+FOREIGN = "trusted.glusterfs.volume-mark."
+_FOREIGN_MARK = struct.Struct("!BB16sBIII")
 
 _TIME = re.compile(r"(\d+)\s*(|s|sec|m|min|h|hr|d|days|w|wk)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -197,7 +201,30 @@ def look(gluster: Gluster, name: str) -> Here:
     if not any((b.node, b.path) in online for b in bricks):
         raise VolumeError(f"no brick of volume {name} runs on this node", hint=f"gluster volume start {name} force",
                           code="no-live-brick")  # fmt: skip
+    foreign = sorted({u for b in bricks if (b.node, b.path) in online for u in foreign_primaries(b.path, time.time())})
+    if len(foreign) > 1:
+        raise VolumeError(f"volume {name} is the secondary of more than one volume: {', '.join(foreign)}",
+                          code="foreign-primaries",
+                          hint="stop the replication to it from all but one; its mark expires by itself")  # fmt: skip
     return Here(facts, node, bricks, online)
+
+
+def foreign_primaries(brick: bytes, now: float) -> frozenset[str]:
+    """The volumes whose gsyncd says, in marks on a brick's root, that it replicates to this one (VOL-1): uuids as text.
+
+    A mark counts until the time in it, which gsyncd moves on while it runs. Raises VolumeError.
+    """
+    found = set()
+    try:
+        for name in os.listxattr(brick):
+            if not name.startswith(FOREIGN):
+                continue
+            value = os.getxattr(brick, name)
+            if len(value) == _FOREIGN_MARK.size and _FOREIGN_MARK.unpack(value)[-1] >= now:
+                found.add(name.removeprefix(FOREIGN))
+    except OSError as e:
+        raise VolumeError(f"brick {os.fsdecode(brick)} cannot be read: {e.strerror}", errno=e.errno) from e
+    return frozenset(found)
 
 
 def parse_volume(found: ET.Element) -> VolumeFacts:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import subprocess
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 
+from engine.volume.mount import AuxMount
 from tests.gluster.lab import Lab
 from tests.gluster.session import Replication
 from tests.system.places import Mounts
@@ -91,6 +95,23 @@ def test_a_secondary_that_is_not_there(lab: Lab, scratch: Path, sshd: Sshd, what
         assert r.stime(r.primary.bricks[0]) is None
         if what == "stopped":
             lab.start(r.secondary)
+
+
+def test_vol_1_the_secondary_of_more_than_one_volume(lab: Lab, scratch: Path, sshd: Sshd) -> None:
+    """gsyncd keeps its mark there through its own mount, and moves its time on: one is a cascade, two are an error."""
+    names = [f"trusted.glusterfs.volume-mark.{uuid.uuid4()}" for _ in range(2)]
+    with Replication.make(lab, scratch, sshd, 1) as r:
+        (r.p / "f").write_text("x")
+        mount = AuxMount("localhost", r.primary.name, "acl", str(scratch / "mount.log"), client_pid=-1)
+        try:
+            for name in names:
+                os.setxattr(mount.base, name, struct.pack("!BB16sBIII", 1, 0, bytes(16), 0, 0, 0, int(time.time()) + 600))
+            refused(r.product, "is the secondary of more than one volume", *(name[-36:] for name in names), "all but one")
+            os.removexattr(r.primary.bricks[0], names[1])
+        finally:
+            mount.close()
+        assert r.product.once(timeout=90).returncode == 0
+        r.equal()
 
 
 def test_options_are_switched_on_and_told(lab: Lab, scratch: Path, sshd: Sshd) -> None:

@@ -12,7 +12,7 @@ import pytest
 from engine.marks import MarkError
 from engine.model import NO_MARK, Mark
 from engine.volume.brickmarks import BrickMarks, stime_names
-from engine.volume.facts import Gluster, VolumeError, parse_volume
+from engine.volume.facts import FOREIGN, Gluster, VolumeError, foreign_primaries, parse_volume
 
 FIXTURES = Path(__file__).parent.parent / "fixtures/gluster-10.3/gsyncd"
 P, S = "9b77dd51-d577-4696-a1c9-191b8c6d55ea", "11111111-2222-3333-4444-555555555555"
@@ -130,3 +130,21 @@ def test_a_damaged_mark_is_refused_with_its_name(tmp_path: Path, brick: bytes) -
     os.setxattr(brick, stime_names(P, S)[0], b"short")
     with pytest.raises(MarkError, match="stime has 5 bytes"):
         BrickMarks(str(tmp_path / "m.json"), brick, P, S)
+
+
+def test_vol_1_foreign_primaries_count_until_their_time(brick: bytes) -> None:
+    now = 1_700_000_000
+
+    def mark(ident: str, until: int, more: bytes = b"") -> None:
+        value = struct.pack("!BB16sBIII", 1, 0, bytes(16), 0, now, 0, until) + more
+        os.setxattr(brick, FOREIGN + ident, value)
+
+    assert foreign_primaries(brick, now) == frozenset()
+    mark(P, now + 60)
+    mark(S, now - 1)
+    mark(S.replace("1", "2"), now + 60, b"not one of ours")
+    assert foreign_primaries(brick, now) == {P}
+    mark(S, now)
+    assert foreign_primaries(brick, now) == {P, S}
+    with pytest.raises(VolumeError, match="brick /nowhere cannot be read"):
+        foreign_primaries(b"/nowhere", now)
