@@ -7,8 +7,8 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Container
-from typing import Any, Optional
+from collections.abc import Callable, Container, Sequence
+from typing import Any, Optional, TypeVar
 
 from engine.agent import gluster_repair, system
 from engine.agent.gluster_barrier import PREFIX, Barrier, clear_left
@@ -28,6 +28,7 @@ from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
 from engine.agent.wire import FileBegin, FileResult, Put, Xattrs
 
 Result = dict[str, Any]
+T = TypeVar("T")
 
 OWNER = "trusted.georep.session"
 """On the volume's root: whose secondary it is. No user but root sees it, and no name in the volume is ours."""
@@ -183,14 +184,19 @@ class GlusterTarget:
 
     def here(self, gfids: list[Gfid]) -> list[Gfid]:
         """Those of which there is something left, under whatever name."""
-        found: dict[int, bool] = {}
+        with self.objects.together():
+            absent = self._of_each(gfids, self.objects.absent)
+        return [gfid for gfid, gone in zip(gfids, absent) if not gone]
+
+    def _of_each(self, gfids: Sequence[Gfid], look: Callable[[Gfid], T]) -> list[T]:
+        """What `look` says of each, in their order; several are asked at once. The first exception is raised."""
+        found: dict[int, T] = {}
 
         def work(i: int) -> None:
-            found[i] = not self.objects.absent(gfids[i])
+            found[i] = look(gfids[i])
 
-        with self.objects.together():
-            self.pool.each(work, len(gfids))
-        return [g for i, g in enumerate(gfids) if found.get(i)]
+        self.pool.each(work, len(gfids))
+        return [found[i] for i in range(len(gfids))]
 
     def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
               replace: bool) -> Placed:  # fmt: skip
@@ -223,8 +229,7 @@ class GlusterTarget:
             self._stage.wait()
         absent: list[str] = []
         staged: dict[Gfid, Staged] = {}
-        for gfid in gfids:
-            st = self.objects.exists(gfid)
+        for gfid, st in zip(gfids, self._of_each(gfids, self.objects.exists)):
             if st is None or st.st_mode & 0o170000 != 0o100000:
                 absent.append(gfid.hex())
             else:
@@ -239,7 +244,8 @@ class GlusterTarget:
         staged = self._stages.get(token)
         if staged is None:
             raise CallError(f"no stage {token}", "no-stage")
-        now = ((gfid, self.objects.exists(gfid)) for gfid in staged)
+        gfids = list(staged)
+        now = zip(gfids, self._of_each(gfids, self.objects.exists))
         return [gfid for gfid, st in now if st is not None and as_now(st) == staged[gfid]]
 
     def unstage(self, token: str) -> Result:
@@ -247,20 +253,21 @@ class GlusterTarget:
         staged = self._stages.pop(token, None)
         if staged is None:
             raise CallError(f"no stage {token}", "no-stage")
-        files: dict[str, Any] = {}
-        for gfid in staged:
-            try:
-                fd, _ = open_regular(self.objects, gfid, os.O_RDONLY)
-            except (OpError, OSError) as e:
-                files[gfid.hex()] = {"same": False, "size": None, "mtime_ns": None, "text": str(e)}
-                continue
-            try:
-                st = os.fstat(fd)
-                self._durable(fd)
-            finally:
-                os.close(fd)
-            files[gfid.hex()] = {"same": st.st_ino == inode_of(gfid), "size": st.st_size, "mtime_ns": st.st_mtime_ns}
-        return {"files": files}
+        gfids = list(staged)
+        return {"files": {gfid.hex(): said for gfid, said in zip(gfids, self._of_each(gfids, self._arrived))}}
+
+    def _arrived(self, gfid: Gfid) -> Result:
+        """What is seen of a file that was staged, made durable."""
+        try:
+            fd, _ = open_regular(self.objects, gfid, os.O_RDONLY)
+        except (OpError, OSError) as e:
+            return {"same": False, "size": None, "mtime_ns": None, "text": str(e)}
+        try:
+            st = os.fstat(fd)
+            self._durable(fd)
+        finally:
+            os.close(fd)
+        return {"same": st.st_ino == inode_of(gfid), "size": st.st_size, "mtime_ns": st.st_mtime_ns}
 
     # --- commit
 
