@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.system.ordinary import OrdinaryUser, have
 from tests.system.places import Mounts, made, remove_tree, scratch_directory
 from tests.system.settings import Maker
 from tests.system.sshd import Sshd
+from tests.system.transfer_rig import LOCAL, Rig, ssh_target
 
 
 @pytest.fixture
@@ -108,3 +110,17 @@ def nothing_left_behind() -> Iterator[None]:
 def _mounts() -> set[str]:
     points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return {p for p in points if any(p.startswith(f"{base}/") for base in made)}
+
+
+@pytest.fixture(params=("local", "ssh"))
+def rig(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Rig]:
+    """A tree, an agent and no worker, here and over ssh."""
+    with closing(Rig(scratch, LOCAL if request.param == "local" else ssh_target(request.getfixturevalue("sshd")))) as made:
+        yield made
+
+
+@pytest.fixture
+def here(scratch: Path) -> Iterator[Rig]:
+    """The same with the agent beside."""
+    with closing(Rig(scratch)) as made:
+        yield made

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import stat as _stat
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.model import ROOT, EngineError, EntryChange, Fop, Gfid, Slot
 from engine.transfer.base import Transfer
 from engine.transfer.limit import Bandwidth
 from engine.transfer.rsync import RsyncTransfer
-from engine.transfer.staged import Staged
+from engine.transfer.staged import Carried, Stage, Staged
 from engine.transfer.stream import Stream
 from engine.transfer.tarssh import TarTransfer
 from engine.volume.handles import can_open_by_handle
@@ -27,6 +28,7 @@ from engine.volume.tree import TreeView
 from tests.system.sshd import HOST, Sshd
 
 LOCAL = SshTarget(None)
+ENGINES = ("rsync", "tarssh")
 
 
 def ssh_target(sshd: Sshd, port: int | None = None, uid: int | None = None) -> SshTarget:
@@ -246,3 +248,27 @@ class Rig:
             names = sorted(os.listxattr(ours))
             assert names == sorted(os.listxattr(theirs)), path
             assert all(os.getxattr(ours, n) == os.getxattr(theirs, n) for n in names), path
+
+
+def write(path: Path, size: int, seed: int = 0) -> None:
+    """A file of random bytes, the same for the same seed."""
+    path.write_bytes(random.Random(seed or size).randbytes(size))
+
+
+class Meddler:
+    """Wraps an engine's `carry`: does something before or after what the program does, as often as told."""
+
+    def __init__(self, engine: object, before: Callable[[], None] | None, after: Callable[[], None] | None) -> None:
+        self.calls = 0
+        carry = engine.carry  # type: ignore[attr-defined]
+
+        def meddle(stage: Stage, names: list[str], whole: bool) -> Carried:
+            self.calls += 1
+            if before is not None:
+                before()
+            came: Carried = carry(stage, names, whole)
+            if after is not None:
+                after()
+            return came
+
+        engine.carry = meddle  # type: ignore[attr-defined]
