@@ -275,6 +275,8 @@ class Reconciler:
         while gfid != ROOT and gfid != LIMBO:
             if gfid in self._known:
                 break
+            if gfid in chain:
+                return  # the index saw them at different times, each below the other: the next round knows more
             there = dict(looked_up(self.link, [gfid]))[gfid]
             if there and there["names"]:
                 self._known.add(gfid)

@@ -202,14 +202,16 @@ class Index:
     def path(self, gfid: Gfid) -> Optional[bytes]:
         """One path of an object relative to the root (b"" for the root), None when it is unknown."""
         parts: list[bytes] = []
-        seen = 0
+        above = set()
         while gfid != ROOT:
             if gfid == LIMBO:
                 parts.append(b".georep/limbo")
                 break
+            if gfid in above:  # rows of different times may make a circle
+                return None
+            above.add(gfid)
             row = self._db.execute("SELECT parent, name FROM entry WHERE gfid=? LIMIT 1", (gfid,)).fetchone()
-            seen += 1
-            if row is None or seen > 100_000:
+            if row is None:
                 return None
             parts.append(row[1])
             gfid = row[0]

@@ -102,7 +102,7 @@ class Differ:
             for gfid, flags in objects.items():
                 self._see(gfid, flags, handles.get(gfid))
             objects = {}
-            self.emit.settle()
+            self._settle()
             left = _merged([*left.items(), *self._again])
             self._again = []
             if not left:
@@ -112,11 +112,17 @@ class Differ:
                     break
                 for parent in {slot.parent for slot in left}:
                     self._look_above(parent)
-                self.emit.settle()
+                self._settle()
                 stuck = True
             waiting = left
         # their directories are on the move: the events that say where to come with a later slice
         self._carried = _merged([*self._carried.items(), *left.items()])
+
+    def _settle(self) -> None:
+        """Write down what has been found."""
+        self.emit.settle()
+        self._again += [(slot, ENTRY) for slot in self.emit.again]
+        self.emit.again = []
 
     def _reach(self, waiting: dict[Slot, int]) -> dict[Slot, int]:
         """Look at these; those whose directory can't be reached yet come back. Each such directory is tried once."""
@@ -201,7 +207,9 @@ class Differ:
 
     def _look_above(self, gfid: Gfid) -> None:
         """Look at the names of a directory that can't be reached and of those above it: one of them has moved."""
-        while gfid not in (ROOT, LIMBO):
+        above = {ROOT, LIMBO}  # those that were seen at different times may also be above one another
+        while gfid not in above:
+            above.add(gfid)
             row = self.index.row(gfid)
             if row is None:
                 return
@@ -301,7 +309,7 @@ class Differ:
                 self._list_some(gfid, names)
             except Gone:
                 walk.lost(gfid)
-            emit.settle()
+            self._settle()
             if self.on_step is not None:
                 self.on_step()
 
@@ -318,7 +326,7 @@ class Differ:
             if row is not None:
                 self._found.looked.discard(row.slot)
                 self._look_or_later(row.slot)
-                self.emit.settle()
+                self._settle()
                 walk.lost(gfid)
             return False
         if names is None:
@@ -397,7 +405,7 @@ class Differ:
             for slot in slots:
                 self._found.looked.discard(slot)
                 self._look_or_later(slot)
-            self.emit.settle()
+            self._settle()
             crawling, walk.crawling = walk.crawling, False
             self.emit.removals(self._unreached)
             walk.crawling = crawling

@@ -41,6 +41,8 @@ class Emitter:
         self.records: list[Record] = []
         self.later: dict[Gfid, int] = {}
         """Objects that were on the move when their change was to be written: they are looked at again."""
+        self.again: list[Slot] = []
+        """Names that may be others by now: the differ looks at them again."""
         self._shared: dict[Gfid, bool] = {}
         self._found = Findings(0)
 
@@ -88,7 +90,33 @@ class Emitter:
             chain.append(at)
             at = found.places.get(at.parent)
         for place in reversed(chain):
-            self._place(place, found.added[place])
+            seen = found.added[place]
+            if self._inside(place.parent, seen.gfid):
+                self._look_again(place, seen.gfid)
+            else:
+                self._place(place, seen)
+
+    def _inside(self, gfid: Gfid, top: Gfid) -> bool:
+        """Is a directory, as the index has it, `top` itself or below it?"""
+        above = {ROOT, LIMBO}
+        while gfid not in above and gfid != top:
+            above.add(gfid)
+            row = self.index.row(gfid)
+            if row is None:
+                return False
+            gfid = row.parent
+        return gfid == top
+
+    def _look_again(self, slot: Slot, gfid: Gfid) -> None:
+        """A directory was seen below what the index still has below it: one of the two has moved on since it was looked
+        at. It stays where it was, and its names of then and now are looked at again."""
+        found = self._found
+        del found.added[slot]
+        found.places.pop(gfid, None)
+        for stale in (slot, *(row.slot for row in self.index.rows(gfid))):
+            found.removed.pop(stale, None)
+            found.looked.discard(stale)
+            self.again.append(stale)
 
     def _place(self, slot: Slot, seen: Seen) -> None:
         found = self._found

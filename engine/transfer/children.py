@@ -20,6 +20,9 @@ from engine.model import EngineError, Gfid
 TICK = 0.25
 """Seconds between two looks whether something moves, and whether to stop."""
 
+STILL = 1.0
+"""Seconds without movement after which, and each time again, it is asked whether a child waits in vain."""
+
 PIECE = 32 * 1024
 """Bytes pumped at once, so that a slow limit lets them through often."""
 
@@ -78,6 +81,8 @@ class Child:
     process: subprocess.Popen[bytes]
     watched: bool
     code: int | None = None
+    in_vain: str = ""
+    """Why it was ended: what it waited for would never come."""
     words: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_WORDS))
     named: set[Gfid] = field(default_factory=set)
     """Objects it has spoken of, by the names they have in a stage."""
@@ -85,8 +90,8 @@ class Child:
 
     @property
     def said(self) -> str:
-        """Its last words in one line."""
-        return "; ".join(list(self.words)[-4:])
+        """Its last words in one line; ours, where it was ended."""
+        return self.in_vain or "; ".join(list(self.words)[-4:])
 
     def take(self, raw: bytes) -> None:
         """Keep what it wrote to stderr."""
@@ -120,12 +125,14 @@ class Children:
     """The children and pumps of one transfer. Leaving the `with` kills what is left and joins everything.
 
     `timeout` is how many seconds nothing may move before all are killed, 0 for any time; `tick` is called several
-    times a second and stops the transfer by raising.
+    times a second and stops the transfer by raising. `in_vain` is asked when nothing moves: where it has a reason why
+    what reads here waits in vain, that is ended alone, and the others see the end of what it sent.
     """
 
-    def __init__(self, timeout: float, tick: Callable[[], None]) -> None:
+    def __init__(self, timeout: float, tick: Callable[[], None], in_vain: Callable[[], str] = str) -> None:
         self._timeout = timeout
         self._tick = tick
+        self._in_vain = in_vain
         self._children: list[Child] = []
         self._pumps: list[Pump] = []
         self._fds: set[int] = set()
@@ -240,6 +247,7 @@ class Children:
 
     def _loop(self, selector: selectors.BaseSelector) -> None:
         moved, since = self._moved(), time.monotonic()
+        asked = since
         ended: float | None = None
         while True:
             for key, _ in selector.select(TICK):
@@ -261,7 +269,10 @@ class Children:
                 self.kill()
             seen = self._moved()
             if seen != moved or any(p.throttled for p in self._pumps):
-                moved, since = seen, now
+                moved, since, asked = seen, now, now
+            elif now - asked > STILL and not any(c.in_vain for c in self._children):
+                asked = now
+                self._end_in_vain()
             elif 0 < self._timeout < now - since:
                 self._stalled(now - since)
 
@@ -279,6 +290,13 @@ class Children:
     def _moved(self) -> list[object]:
         running = (c.activity() for c in self._children if c.watched and c.code is None)
         return [*running, *(p.moved for p in self._pumps)]
+
+    def _end_in_vain(self) -> None:
+        if reason := self._in_vain():
+            for child in self._children:
+                if child.watched and child.process.poll() is None:
+                    child.in_vain = reason
+                    child.process.kill()
 
     def _stalled(self, seconds: float) -> None:
         running = [c for c in self._children if c.code is None]

@@ -105,7 +105,7 @@ class RsyncTransfer(Staged):
             self.log("info", "rsync is too old for sparse files in place: they become full ones")
             self._sparse = False
             child = self._run(stage, names, whole)
-        if child.code not in _PARTIAL:
+        if child.code not in _PARTIAL and not child.in_vain:
             raise self.failed(child, _HINTS.get(child.code or 0, ""))
         if child.code:
             self.whole_brick(child)
@@ -113,7 +113,7 @@ class RsyncTransfer(Staged):
 
     def _run(self, stage: Stage, names: list[str], whole: bool) -> Child:
         local = self.target.host is None
-        with Children(self.timeout, self.tick) as children:
+        with Children(self.timeout, self.tick, lambda: self.in_vain(stage, names)) as children:
             out_read, out_write = children.pipe()
             back_read, back_write = children.pipe()
             ours, theirs = children.sockets()

@@ -319,6 +319,19 @@ class Staged(ABC):
         return TransferError(f"{child.label}: {how}{': ' + child.said if child.words else ''}",
                              code="transfer", hint=hint)  # fmt: skip
 
+    def in_vain(self, stage: Stage, names: list[str]) -> str:
+        """Has something that is no file taken the place of one of these, so that whoever opens it may wait for ever?"""
+        for name in names:
+            path = os.path.join(stage.here, name.encode())
+            try:
+                mode = os.stat(path).st_mode
+            except OSError:
+                continue
+            if not _stat.S_ISREG(mode):
+                now = os.fsdecode(os.path.relpath(os.readlink(path), self.root))
+                return f"{now!r} is no file any more: opening it may take for ever"
+        return ""
+
     def tick(self) -> None:
         """Called while children run: stops the transfer when the worker stops or the link is gone."""
         self.watch.throttle(0)

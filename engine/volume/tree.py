@@ -113,15 +113,15 @@ class TreeView:
                 if e.errno in _GONE:
                     raise Gone(gfid) from e
                 raise
-        chain: list[Row] = []
+        chain: dict[Gfid, Row] = {}
         while gfid != ROOT and gfid not in self._fds:
             row = self.index.row(gfid)
-            if row is None or len(chain) > 100_000:
+            if row is None or gfid in chain:  # rows of different times may make a circle
                 raise Gone(gfid)
-            chain.append(row)
+            chain[gfid] = row
             gfid = row.parent
         fd = self.root_fd if gfid == ROOT else self._fds[gfid]
-        for row in reversed(chain):
+        for row in reversed(chain.values()):
             try:
                 below = os.open(row.name, _DIR_FLAGS, dir_fd=fd)
             except OSError as e:

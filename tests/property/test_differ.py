@@ -18,7 +18,7 @@ from engine.journal.differ import Differ
 from engine.journal.findings import DATA, ENTRY
 from engine.model import LIMBO, ROOT, DataChange, EntryChange, Fop, Gfid, MetaChange, Record, Slot
 from engine.volume.handles import can_open_by_handle, gfid_of, name_to_handle
-from engine.volume.tree import TreeView
+from engine.volume.tree import Seen, TreeView
 
 BRICK = bytes(range(16))
 
@@ -233,6 +233,41 @@ def test_MRK9_what_changed_is_enough(seed: int, by_handle: bool) -> None:
             if rnd.random() < 0.5:
                 tree.view.close()  # no directory is open: they are reached by their names as they were
             tree.slices(False, rnd)
+
+
+@pytest.mark.parametrize("by_handle", [True, False])
+@pytest.mark.parametrize("seed", range(40))
+def test_MRK9_changes_while_it_is_looked_at(seed: int, by_handle: bool) -> None:
+    """Names seen at different times may be above one another; what changed meanwhile is told to the next slice."""
+    rnd = random.Random(seed)
+    with tree_of(by_handle) as tree:
+        told: set[Slot] = set()
+        look, often = tree.view.look, 0.0
+
+        def change() -> None:
+            before = disk(tree.root)
+            tree.change(rnd)
+            after = disk(tree.root)
+            told.update(s for s in {*before, *after} if before.get(s) != after.get(s))
+
+        def meanwhile(parent: Gfid, name: bytes) -> Seen | None:
+            seen = look(parent, name)
+            if rnd.random() < often:
+                change()
+            return seen
+
+        tree.view.look = meanwhile  # type: ignore[method-assign]
+        for step in range(26):
+            for _ in range(rnd.choice([1, 3, 10, 40])):
+                change()
+            often = rnd.choice([0, 0.02, 0.2]) if step < 25 else 0
+            slots = {(s.parent, s.name): ENTRY for s in rnd.sample(sorted(told), len(told))}
+            told.clear()
+            for record in tree.differ.slice(slots, {}, {}):
+                tree.model.apply(record)
+            tree.index.commit(durable=False)
+        tree.before = disk(tree.root)
+        tree.slices(False)
 
 
 def test_CRW8_renamed_directory_is_one_record() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -195,3 +196,25 @@ def test_syn5_a_file_the_secondary_does_not_have_is_told_by_the_fallback(here: R
     result = here.send(here.engine(name), [*files, missing])
     assert result.sent == set(files)
     assert [(p.gfid, p.operation) for p in result.problems] == [(missing, "DATA")]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_syn8_a_fifo_takes_a_names_place_meanwhile(here: Rig, name: str) -> None:
+    """rsync opens what it listed as a file, and would wait for a writer for ever; a large one before it gives time."""
+    for large in ("f", "g"):
+        write(here.primary / large, 16 << 20, seed=ord(large))
+    files = here.make()
+    later = max("fg", key=here.gfid)
+    throttle = here.watch.throttle
+
+    def replace(nbytes: int) -> None:
+        if here.watch.throttled > 1 << 20 and not (here.primary / later).is_fifo():
+            (here.primary / later).unlink()
+            os.mkfifo(here.primary / later)
+        throttle(nbytes)
+
+    here.watch.throttle = replace  # type: ignore[method-assign]
+    began = time.monotonic()
+    result = here.send(here.engine(name), files, files)
+    assert time.monotonic() - began < 20
+    assert len(result.sent) == 1 and result.problems == [] and result.gone == [here.gfid(later)]
