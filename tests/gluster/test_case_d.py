@@ -48,6 +48,13 @@ def changed(r: Replication, prefix: str) -> dict[str, int]:
     return found
 
 
+def next_second() -> float:
+    """A moment whose second is over: gsyncd's mark is one second less than the name of the last slice it synced."""
+    moment = time.time()
+    wait_for("the next second", lambda: time.time() >= int(moment) + 1)
+    return moment
+
+
 def marked(r: Replication, moment: float) -> Callable[[], bool]:
     """Have the marks of all bricks reached that second?"""
     return lambda: all((r.stime(b) or (0, 0))[0] >= int(moment) for b in r.primary.bricks)
@@ -68,7 +75,7 @@ def test_from_gsyncd_and_back(lab: Lab, scratch: Path, sshd: Sshd) -> None:
         gsyncd.command("start")
         wait_for("gsyncd's half", lambda: arrived(r.s, "first"), 120)
         gsyncd.works(r.p, r.s)
-        moment = time.time()
+        moment = next_second()
         files(r.p, "last")  # may be sent again
         wait_for("gsyncd's last batch", lambda: arrived(r.s, "last"), 120)
         wait_for("gsyncd's mark", marked(r, moment), 120)
@@ -94,7 +101,7 @@ def test_from_gsyncd_and_back(lab: Lab, scratch: Path, sshd: Sshd) -> None:
         assert all((r.stime(b) or (0, 0)) > (m or (0, 0)) for b, m in zip(r.primary.bricks, marks, strict=True))
 
         before = changed(r, "second")
-        moment = time.time()
+        moment = next_second()
         files(r.p, "third")
         gsyncd.command("start")
         gsyncd.works(r.p, r.s)
