@@ -377,8 +377,7 @@ class Differ:
                 if seen.gfid in known or seen.gfid in found.places:
                     self._add(slot, seen)
                 else:
-                    if seen.st.st_nlink > 1:
-                        known.add(seen.gfid)
+                    known.add(seen.gfid)  # a name further on may be another of it, or it has moved there meanwhile
                     rows.append(self.emit.create(slot, seen))
             self.index.put(rows)
 

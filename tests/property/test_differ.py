@@ -242,7 +242,7 @@ def test_MRK9_changes_while_it_is_looked_at(seed: int, by_handle: bool) -> None:
     rnd = random.Random(seed)
     with tree_of(by_handle) as tree:
         told: set[Slot] = set()
-        look, often = tree.view.look, 0.0
+        look, look_at, often = tree.view.look, tree.view.look_at, 0.0
 
         def change() -> None:
             before = disk(tree.root)
@@ -250,19 +250,21 @@ def test_MRK9_changes_while_it_is_looked_at(seed: int, by_handle: bool) -> None:
             after = disk(tree.root)
             told.update(s for s in {*before, *after} if before.get(s) != after.get(s))
 
-        def meanwhile(parent: Gfid, name: bytes) -> Seen | None:
-            seen = look(parent, name)
+        def then(seen: Seen | None) -> Seen | None:
             if rnd.random() < often:
                 change()
             return seen
 
-        tree.view.look = meanwhile  # type: ignore[method-assign]
+        tree.view.look = lambda parent, name: then(look(parent, name))  # type: ignore[method-assign]
+        tree.view.look_at = lambda fd, name: then(look_at(fd, name))  # type: ignore[method-assign]
         for step in range(26):
             for _ in range(rnd.choice([1, 3, 10, 40])):
                 change()
             often = rnd.choice([0, 0.02, 0.2]) if step < 25 else 0
             slots = {(s.parent, s.name): ENTRY for s in rnd.sample(sorted(told), len(told))}
             told.clear()
+            if rnd.random() < 0.2:
+                tree.differ.begin_walk()
             for record in tree.differ.slice(slots, {}, {}):
                 tree.model.apply(record)
             tree.index.commit(durable=False)
