@@ -24,7 +24,7 @@ class Emitter:
     """Writes findings down as records, and changes the index as they say.
 
     `on_shared(gfid, sure)` is called for files that have or may have had several names; with `each_file` for each
-    regular file newly in the tree (`sure` False: it has one name, as far as can be seen). `on_gone` is called for
+    one newly in the tree (`sure` False: it has one name, as far as can be seen). `on_gone` is called for
     each directory that left the tree.
     """
 
@@ -143,7 +143,7 @@ class Emitter:
         else:
             found.removed.pop(source.slot, None)
             index.remove((source.slot,))
-            if _stat.S_ISREG(mode):
+            if not _stat.S_ISDIR(mode):
                 self._shared[gfid] = True  # a link and an unlink look like this too, and may have left it open
             self.records.append(EntryChange(gfid, Fop.RENAME, source.slot, slot))
             self.view.forget(gfid)
@@ -178,7 +178,7 @@ class Emitter:
             self.walk.due.append(gfid)
         elif st.st_nlink > 1:
             self._shared[gfid] = True
-        elif self.each_file and kind == _stat.S_IFREG:
+        elif self.each_file:
             self._shared[gfid] = found.passing
         return _new(Row, (*slot, gfid, kind, handle, st.st_size, st.st_mtime_ns, ctime))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 import struct
 import time
 
@@ -75,7 +76,8 @@ class Inotify(QueueSource):
         if gfid in self._shared:
             return
         if sure or os.fstat(fd).st_nlink > 1:
-            self._add(gfid, fd, _OBJECT)
+            # what goes through a fifo is no change of it
+            self._add(gfid, fd, _OBJECT if stat.S_ISREG(os.fstat(fd).st_mode) else ATTRIB)
             self._shared.add(gfid)
             self._single.pop(gfid, None)
         elif self.each_file and gfid not in self._single:

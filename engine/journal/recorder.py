@@ -95,7 +95,7 @@ class Recorder:
         self._scrubbed = time.monotonic()
         self._walked = 0.0
         self._rewalk: set[Gfid] = set()
-        self._late: set[Gfid] = set()
+        self._late: dict[Gfid, int] = {}
         self._unwatched: dict[Gfid, bool] = {}
         """Files to be watched for themselves that were not where the index had them, and how sure that is."""
         self._unreadable: set[Gfid] = set()
@@ -354,9 +354,9 @@ class Recorder:
         with self._lock:
             self.differ.walk.due.extend(self._rewalk)
             self._rewalk = set()
-        for gfid in self._late:
-            dirty.objects[gfid] = dirty.objects.get(gfid, 0) | DATA | META
-        self._late = set()
+        for gfid, flags in self._late.items():
+            dirty.objects[gfid] = dirty.objects.get(gfid, 0) | flags
+        self._late = {}
         rate = self.scrub()[1]
         walk = self.differ.walk
         scrub = self._scrubbing and not self.source.periodic and rate
@@ -482,12 +482,12 @@ class Recorder:
         self.differ.emit.each_file = each
 
     def _watch_shared(self, gfid: Gfid, sure: bool) -> None:
-        """A file that has or may get names outside the tree, where only the file itself can be watched."""
+        """An object that has or may get names that are not watched: only the object itself can be."""
         row = self.index.row(gfid)
-        if row is None or row.kind != stat.S_IFREG:
+        if row is None or row.kind == stat.S_IFDIR:
             return
         try:
-            fd = self.view.open_file(gfid)
+            fd = self.view.hold(gfid)
         except Gone:
             self._unwatched[gfid] = sure  # on the move: the next slice knows where it is
             self.source.wake.set()
@@ -497,9 +497,16 @@ class Recorder:
         try:
             self.source.watch_object(gfid, fd, sure)
             st = os.fstat(fd)
+            flags = 0  # what changed between its being looked at and being watched
             if (st.st_size, st.st_mtime_ns) != (row.size, row.mtime_ns):
-                self._late.add(gfid)  # written between being looked at and being watched
+                flags = DATA | META
+            elif sure and st.st_ctime_ns != row.ctime_ns:
+                flags = META
+            if flags:
+                self._late[gfid] = flags
                 self.source.wake.set()
+        except PermissionError:
+            pass  # nor may it be read: the scrub says so (CRW-9)
         finally:
             os.close(fd)
 

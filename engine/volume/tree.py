@@ -16,6 +16,7 @@ from engine.volume.base import Gone
 from engine.volume.handles import gfid_of, name_to_handle, open_by_handle
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_HOLD_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _ENCODING = sys.getfilesystemencoding()
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
@@ -236,6 +237,30 @@ class TreeView:
         if rows and self.by_handle:
             try:
                 return open_by_handle(self.root_fd, rows[0].ident, _FILE_FLAGS)
+            except OSError as e:
+                if e.errno in _GONE:
+                    raise Gone(gfid) from e
+                raise
+        raise Gone(gfid)
+
+    def hold(self, gfid: Gfid) -> int:
+        """A descriptor of an object of the tree, of any kind, only to be watched and looked at. Raises Gone; OSError."""
+        rows = self.index.rows(gfid)
+        for row in rows:
+            try:
+                fd = os.open(row.name, _HOLD_FLAGS, dir_fd=self.dir_fd(row.parent))
+            except OSError as e:
+                if e.errno in _GONE:
+                    continue
+                raise
+            except Gone:
+                continue
+            if gfid_of(self.brick_id, name_to_handle(fd, b"")) == gfid:
+                return fd
+            os.close(fd)
+        if rows and self.by_handle:
+            try:
+                return open_by_handle(self.root_fd, rows[0].ident, _HOLD_FLAGS)
             except OSError as e:
                 if e.errno in _GONE:
                     raise Gone(gfid) from e

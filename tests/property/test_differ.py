@@ -15,7 +15,7 @@ import pytest
 
 from engine.agent.index import Index
 from engine.journal.differ import Differ
-from engine.journal.findings import DATA, ENTRY
+from engine.journal.findings import DATA, ENTRY, META
 from engine.model import LIMBO, ROOT, DataChange, EntryChange, Fop, Gfid, MetaChange, Record, Slot
 from engine.volume.handles import can_open_by_handle, gfid_of, name_to_handle
 from engine.volume.tree import Seen, TreeView
@@ -235,39 +235,79 @@ def test_MRK9_what_changed_is_enough(seed: int, by_handle: bool) -> None:
             tree.slices(False, rnd)
 
 
+class Touching:
+    """Changes a tree and keeps what a kernel would tell of it: names, and objects that are not directories.
+
+    `untold` are objects whose attributes changed and which no record has spoken of since.
+    """
+
+    def __init__(self, tree: Tree, rnd: random.Random) -> None:
+        self.tree, self.rnd = tree, rnd
+        self.slots: dict[Slot, int] = {}
+        self.objects: dict[Gfid, int] = {}
+        self.untold: set[Gfid] = set()
+
+    def change(self) -> None:
+        before = disk(self.tree.root)
+        if before and self.rnd.random() < 0.3:
+            self.touch(self.rnd.choice(sorted(before)), before)
+            return
+        self.tree.change(self.rnd)
+        after = disk(self.tree.root)
+        for slot in {*before, *after}:
+            if before.get(slot) != after.get(slot):
+                self.slots[slot] = self.slots.get(slot, 0) | ENTRY
+
+    def touch(self, slot: Slot, names: dict[Slot, Gfid]) -> None:
+        gfid, parts, at = names[slot], [slot.name], slot.parent
+        above = {g: s for s, g in names.items()}
+        while at != ROOT:
+            parts.append(above[at].name)
+            at = above[at].parent
+        path = os.path.join(self.tree.root, *reversed(parts))
+        os.utime(path, ns=(5, self.rnd.randrange(10**9)), follow_symlinks=False)
+        self.slots[slot] = self.slots.get(slot, 0) | META
+        if not os.path.isdir(path) or os.path.islink(path):
+            self.objects[gfid] = META
+        self.untold.add(gfid)
+
+    def slice(self) -> None:
+        """One slice of all that was told, in no order, and its records."""
+        told = self.rnd.sample(sorted(self.slots.items()), len(self.slots))
+        objects, self.slots, self.objects = self.objects, {}, {}
+        for record in self.tree.differ.slice({(s.parent, s.name): flags for s, flags in told}, objects, {}):
+            self.tree.model.apply(record)
+            if not isinstance(record, EntryChange) or record.fop in (Fop.CREATE, Fop.MKDIR, Fop.SYMLINK):
+                self.untold.discard(record.gfid)
+        self.tree.index.commit(durable=False)
+
+
 @pytest.mark.parametrize("by_handle", [True, False])
 @pytest.mark.parametrize("seed", range(40))
 def test_MRK9_changes_while_it_is_looked_at(seed: int, by_handle: bool) -> None:
     """Names seen at different times may be above one another; what changed meanwhile is told to the next slice."""
     rnd = random.Random(seed)
     with tree_of(by_handle) as tree:
-        told: set[Slot] = set()
+        touching = Touching(tree, rnd)
         look, look_at, often = tree.view.look, tree.view.look_at, 0.0
 
-        def change() -> None:
-            before = disk(tree.root)
-            tree.change(rnd)
-            after = disk(tree.root)
-            told.update(s for s in {*before, *after} if before.get(s) != after.get(s))
-
         def then(seen: Seen | None) -> Seen | None:
-            if rnd.random() < often:
-                change()
+            for _ in range(rnd.randrange(1, 4) if rnd.random() < often else 0):
+                touching.change()
             return seen
 
         tree.view.look = lambda parent, name: then(look(parent, name))  # type: ignore[method-assign]
         tree.view.look_at = lambda fd, name: then(look_at(fd, name))  # type: ignore[method-assign]
         for step in range(26):
             for _ in range(rnd.choice([1, 3, 10, 40])):
-                change()
+                touching.change()
             often = rnd.choice([0, 0.02, 0.2]) if step < 25 else 0
-            slots = {(s.parent, s.name): ENTRY for s in rnd.sample(sorted(told), len(told))}
-            told.clear()
             if rnd.random() < 0.2:
                 tree.differ.begin_walk()
-            for record in tree.differ.slice(slots, {}, {}):
-                tree.model.apply(record)
-            tree.index.commit(durable=False)
+            touching.slice()
+        while tree.differ.pending or tree.differ.unsettled:
+            touching.slice()
+        assert not touching.untold & {*disk(tree.root).values()}
         tree.before = disk(tree.root)
         tree.slices(False)
 

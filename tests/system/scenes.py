@@ -91,6 +91,10 @@ def write_through_a_link_outside(_: Path, outside: Path) -> None:
         f.write(b"through the outside")
 
 
+def times_of_a_symlink_through_a_link_outside(_: Path, outside: Path) -> None:
+    os.utime(outside / "symlink", ns=(5, 925), follow_symlinks=False)
+
+
 def write_to_an_open_file_whose_name_is_gone(t: Path, _: Path) -> None:
     """It has another name; then a new file takes the old name."""
     os.link(t / "a", t / "d1/second")
@@ -244,7 +248,8 @@ def odd_names(t: Path, _: Path) -> None:
 SCENES: list[Scene] = [
     three_swaps_in_a_row, swap_of_directories, exchange_of_files, exchange_of_directories,
     exchange_of_a_file_and_a_directory, parent_and_child_trade_places, cycle_of_five, directory_out_and_in_again,
-    directory_out, directory_in, write_through_a_link_outside, write_to_an_open_file_whose_name_is_gone,
+    directory_out, directory_in, write_through_a_link_outside, times_of_a_symlink_through_a_link_outside,
+    write_to_an_open_file_whose_name_is_gone,
     write_to_an_open_file_that_was_renamed, same_size_within_one_second, removed_and_made_again, rename_over,
     renamed_onto_its_own_link, hard_links_come_and_go, log_rotation, rsnapshot, file_becomes_directory_and_back,
     unnamed_file_gets_a_name, attributes_only, read_only_files, read_only_files_change, thousand_temporary_files, odd_names,
@@ -259,6 +264,8 @@ def ground(tree: Path, outside: Path) -> None:
     (tree / "d2/empty").mkdir()
     outside.mkdir(parents=True)
     os.link(tree / "a", outside / "link-a")
+    (tree / "symlink").symlink_to("nowhere")
+    os.link(tree / "symlink", outside / "symlink", follow_symlinks=False)
 
 
 def main(what: str, tree: Path, outside: Path) -> None:
