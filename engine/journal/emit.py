@@ -72,9 +72,10 @@ class Emitter:
                     self._place(slot, seen)
         if found.objects:
             self._emit_changes()
-        if self._shared and self.on_shared is not None:
-            for gfid, sure in self._shared.items():
-                self.on_shared(gfid, sure)
+        if self._shared:
+            if self.on_shared is not None:
+                for gfid, sure in self._shared.items():
+                    self.on_shared(gfid, sure)
             self._shared = {}
         found.settled()
 
