@@ -86,6 +86,7 @@ class GsyncdSession:
             names = [f"works-{time.time_ns()}-{number}" for number in range(8)]  # on every brick
             for name in names:
                 (mount / name).write_bytes(b"x")
+                os.utime(mount / name, (1_700_000_000, 1_700_000_000))  # its tar keeps whole seconds
             with contextlib.suppress(AssertionError):
                 wait_for("a change of every brick", lambda: all((there / name).exists() for name in names), patience)
                 return

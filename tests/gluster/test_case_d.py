@@ -88,7 +88,10 @@ def test_from_gsyncd_and_back(lab: Lab, scratch: Path, sshd: Sshd) -> None:
         (r.p / "first" / "0").unlink()
         r.product.start()
         r.settled(2)
-        wait_for("what gsyncd had not done", lambda: not differing(r), 90)
+        try:
+            wait_for("what gsyncd had not done", lambda: not differing(r), 90)
+        except AssertionError as e:
+            raise AssertionError(f"{e}: {differing(r)[:8]}; {r.story()}") from None
         assert not r.product.failures()
         crawls = [c["kind"] for b in r.bricks() for c in b["crawls"]]
         assert "hybrid" not in crawls, (marks, r.product.tail(40))
@@ -107,6 +110,6 @@ def test_from_gsyncd_and_back(lab: Lab, scratch: Path, sshd: Sshd) -> None:
         gsyncd.works(r.p, r.s)
         wait_for("gsyncd going on", lambda: arrived(r.s, "third"), 120)
         wait_for("gsyncd's mark", marked(r, moment), 120)
+        wait_for("all of what gsyncd has to do", lambda: not differing(r), 120)
         gsyncd.command("stop")
         assert changed(r, "second") == before
-        assert not differing(r)
