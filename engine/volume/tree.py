@@ -204,13 +204,14 @@ class TreeView:
                 return seen
         return None
 
-    def open_slot(self, slot: Slot, gfid: Gfid, ctime_ns: int = 0) -> int:
+    def open_slot(self, slot: Slot, gfid: Gfid, ctime_ns: int = 0, flags: int = _FILE_FLAGS) -> int:
         """Open a regular file for reading by its slot and make sure it is that object. Raises Gone; OSError.
 
-        With the ctime at which the object was seen there (not 0, not racy), an unchanged one says that it still is.
+        With the ctime at which the object was seen there (not 0, not racy), an unchanged one says that it still is. Other
+        `flags` than those for reading open any kind.
         """
         try:
-            fd = os.open(slot.name, _FILE_FLAGS, dir_fd=self.dir_fd(slot.parent))
+            fd = os.open(slot.name, flags, dir_fd=self.dir_fd(slot.parent))
         except OSError as e:
             if e.errno in _GONE:
                 raise Gone(gfid) from e
@@ -228,39 +229,22 @@ class TreeView:
 
     def open_file(self, gfid: Gfid) -> int:
         """Open a regular file of the tree for reading, wherever it is now. Raises Gone; OSError."""
-        rows = self.index.rows(gfid)
-        for row in rows:
-            try:
-                return self.open_slot(row.slot, gfid)
-            except Gone:
-                continue
-        if rows and self.by_handle:
-            try:
-                return open_by_handle(self.root_fd, rows[0].ident, _FILE_FLAGS)
-            except OSError as e:
-                if e.errno in _GONE:
-                    raise Gone(gfid) from e
-                raise
-        raise Gone(gfid)
+        return self._open(gfid, _FILE_FLAGS)
 
     def hold(self, gfid: Gfid) -> int:
         """A descriptor of an object of the tree, of any kind, only to be watched and looked at. Raises Gone; OSError."""
+        return self._open(gfid, _HOLD_FLAGS)
+
+    def _open(self, gfid: Gfid, flags: int) -> int:
         rows = self.index.rows(gfid)
         for row in rows:
             try:
-                fd = os.open(row.name, _HOLD_FLAGS, dir_fd=self.dir_fd(row.parent))
-            except OSError as e:
-                if e.errno in _GONE:
-                    continue
-                raise
+                return self.open_slot(row.slot, gfid, flags=flags)
             except Gone:
                 continue
-            if gfid_of(self.brick_id, name_to_handle(fd, b"")) == gfid:
-                return fd
-            os.close(fd)
         if rows and self.by_handle:
             try:
-                return open_by_handle(self.root_fd, rows[0].ident, _HOLD_FLAGS)
+                return open_by_handle(self.root_fd, rows[0].ident, flags)
             except OSError as e:
                 if e.errno in _GONE:
                     raise Gone(gfid) from e
