@@ -3,9 +3,10 @@
     python benchmarks/gluster.py [--files 10000] [--scale 1.0] [--items backlog,first,mib,delta,line] [--json FILE]
 
 Each item makes new volumes (distribute 2) for each engine, and counts from the start of the session until the
-secondary has everything, seen on its bricks. `line` is `backlog` through a line of 50 ms round trip. gsyncd is set up
+secondary has everything, seen on its bricks; ours is then compared through new mounts. `line` is `backlog` through a line of 50 ms round trip. gsyncd is set up
 as its own commands do it: keys of root, an sshd of ours on port 22 of the lab's address; tarssh, since its rsync mode
 leaves files empty with rsync 3.5. Run it as root, on a machine that has nothing else to do.
+Where the time goes is printed as well: seconds of processor by kind of process, of those that still run at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,6 +108,25 @@ def reached(primary: Volume, secondary: Volume, since: float, settled: Callable[
     return time.monotonic() - since
 
 
+def processor() -> dict[str, float]:
+    """Seconds of processor that each kind of process on this machine has used until now, those that run."""
+    spent: dict[str, float] = defaultdict(float)
+    tick = os.sysconf("SC_CLK_TCK")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:  # it has ended
+            continue
+        name = os.path.basename(words[0]).decode(errors="replace")
+        if name.startswith("python"):
+            name = "agent" if b"-c" in words[1:3] else "engine" if int(pid) != os.getpid() else "benchmark"
+        elif name == "glusterfs":
+            name = "mount"
+        spent[name.split(":")[0]] += (int(fields[11]) + int(fields[12])) / tick
+    return spent
+
+
 class Bench:
     """Runs items on a lab."""
 
@@ -135,7 +156,8 @@ class Bench:
         delay: float | None,
     ) -> Row:  # fmt: skip
         """`before` is there before the session; `while_stopped` (a backlog) is made while a synced one is stopped."""
-        return Row(item, *(self._one(engine, before, while_stopped, delay) for engine in ("ours", "gsyncd")), files)
+        seconds = [self._one(engine, before, while_stopped, delay) for engine in ("ours", "gsyncd")]
+        return Row(item, seconds[0], seconds[1], files)
 
     def _one(
         self, engine: str, before: Callable[[Path], None] | None, while_stopped: Callable[[Path], None] | None,
@@ -148,7 +170,7 @@ class Bench:
             (mount / "first").write_text("x")
             if before is not None:
                 before(mount)
-            began = time.monotonic()
+            used, began = processor(), time.monotonic()
             session.start()
             took = reached(primary, secondary, began, lambda: True)
             if while_stopped is not None:
@@ -157,11 +179,16 @@ class Bench:
                 while_stopped(mount)
                 subprocess.run(["sync", "-f", str(mount)], check=True)
                 time.sleep(5)  # two rollovers: the backlog is closed before either engine starts
-                began = time.monotonic()
+                used, began = processor(), time.monotonic()
                 session.start()
                 changed = self._probe(primary)
                 took = reached(primary, secondary, began, lambda: self._same(changed, secondary))
+            spent = sorted(((now - used.get(name, 0), name) for name, now in processor().items()), reverse=True)
+            parts = ", ".join(f"{name} {seconds:.1f}" for seconds, name in spent if seconds >= 0.1)
+            print(f"{engine}: {took:.1f} s; of processor: {parts}", file=sys.stderr, flush=True)
             session.stop()
+            if engine == "ours" and (found := self.lab.equal(primary, secondary)):
+                raise RuntimeError(f"not equal: {found}")
             return took
         finally:
             session.close()

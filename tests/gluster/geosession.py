@@ -78,21 +78,38 @@ class GsyncdSession:
         self._sshd = None
         return True
 
-    def works(self, mount: Path, there: Path, patience: float = 40.0) -> None:
-        """Return when every worker takes what changes. After a start some never do, while gluster calls them Active:
-        libgfchangelog waits for ever for a notice that it missed (GlusterFS 10.3). Starting them again mends it."""
-        for attempt in range(8):
-            wait_for("Active", lambda: {p["crawl_status"] for p in self.pairs()} == {"Changelog Crawl"}, 90)
+    def workers(self) -> dict[Path, int]:
+        """The process of each brick's worker."""
+        found: dict[Path, int] = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):  # it has ended
+                words = [os.fsdecode(w) for w in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+                if "worker" in words and self.primary.name in words and "--local-path" in words:
+                    found[Path(words[words.index("--local-path") + 1])] = int(pid)
+        return found
+
+    def works(self, mount: Path, there: Path, patience: float = 25.0) -> None:
+        """Return when every worker takes what changes, and has done with it. After a start about half of them never do,
+        while gluster calls them Active: libgfchangelog waits for ever for a notice that it missed (GlusterFS 10.3). The
+        worker alone is ended then; its monitor starts another."""
+        for attempt in range(12):
+            wait_for("Active", lambda: {p["crawl_status"] for p in self.pairs()} == {"Changelog Crawl"}, 120)
             names = [f"works-{time.time_ns()}-{number}" for number in range(8)]  # on every brick
             for name in names:
                 (mount / name).write_bytes(b"x")
                 os.utime(mount / name, (1_700_000_000, 1_700_000_000))  # its tar keeps whole seconds
-            with contextlib.suppress(AssertionError):
+            try:
                 wait_for("a change of every brick", lambda: all((there / name).exists() for name in names), patience)
+                wait_for("the batches' ends", lambda: all(p[k] == "0" for p in self.pairs() for k in ("entry", "data", "meta")), 60)
                 return
-            print(f"attempt {attempt}: a worker takes nothing")
-            self.command("stop")
-            self.command("start")
+            except AssertionError:
+                running = self.workers()
+                missing = [name for name in names if not (there / name).exists()]
+                stalled = [b for b in self.primary.bricks if any(_file(b / name) for name in missing)]
+                print(f"attempt {attempt}: takes nothing: {[b.name for b in stalled]}")
+                for brick in stalled:
+                    os.kill(running[brick], signal.SIGKILL)
+                wait_for("other workers", lambda: all(self.workers().get(b, running[b]) != running[b] for b in stalled), 60)
         raise AssertionError("there is always a worker that takes nothing")
 
     def command(self, *words: str) -> str:
@@ -118,3 +135,8 @@ class GsyncdSession:
                 kept = [x for x in self._keys.read_text().splitlines() if x not in self._added]
                 self._keys.write_text("".join(f"{x}\n" for x in kept))
             self.hang_up()
+
+
+def _file(path: Path) -> bool:
+    """Is it there on a brick, and not DHT's link to another brick?"""
+    return path.exists() and path.stat().st_mode & 0o7777 != 0o1000

@@ -117,7 +117,11 @@ class Lab:
             gluster("volume", "start", volume.name, *(["force"] if force else []))
             return all(self.brick_pid(volume, b) for b in volume.bricks)
 
-        wait_for("all bricks", run)
+        try:
+            wait_for("all bricks", run)
+        except AssertionError as e:
+            pids = {b.name: self.brick_pid(volume, b) for b in volume.bricks}
+            raise AssertionError(f"{e}: {pids}\n{gluster('volume', 'status', volume.name)}") from None
 
     @staticmethod
     def stop(volume: Volume) -> None:

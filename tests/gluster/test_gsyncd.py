@@ -246,7 +246,7 @@ def test_a_worker_that_takes_nothing_is_an_alarm(
     monkeypatch.setattr(gsyncd_status, "STALLED_AFTER", 8.0)
     mount = lab.mount(session.primary)
     session.works(mount, lab.mount(session.secondary))
-    workers = [int(p) for p in run("pgrep", "-f", f"gsyncd.py worker {session.primary.name}").split()]
+    workers = session.workers().values()
     try:
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
@@ -278,7 +278,9 @@ def test_files_that_arrive_empty_are_an_alarm_SYN_5(session: GsyncdSession, sour
         session.command("start")
     wait_for("Active", lambda: session.states() == {"Active"}, 90)
     for option, value in (("log_rsync_performance", "true"), ("sync_method", "rsync")):
+        before = set(session.workers().values())
         source.command("config_set", {"session": name, "name": option, "value": value})
+        wait_for("workers with it", lambda b=before: len(w := set(session.workers().values()) - b) == 2 and w, 90)
     mount, there = lab.mount(session.primary), lab.mount(session.secondary)
     try:
         session.works(mount, there)
