@@ -1,12 +1,14 @@
 """What a screen costs the engine: the same burst of changes headless, attached to, and with the console embedded.
 
-    python -m benchmarks.screens [--runs 7] [--files 30000] [--size 2048]
+    python -m benchmarks.screens [--runs 15] [--files 30000] [--size 2048]
 
-In each run a tree of many small files is moved into the primary of a running session, and the time is taken from the
-first batch until the last is committed, by the engine's own clock. The three ways take turns, the first another one each round. Prints
-medians with their spread, and for each way the median of its ratios to the headless run of the same round: of seconds,
-and of the processor time of engine and agent together (with the console in it where it is embedded). On a machine that
-others use at the same time only the latter says something.
+Two sessions run all the time, one headless, one with the console embedded. In each round a tree of many small files is
+moved into one of them three times: into the headless one while nobody looks, into the same one with a console attached,
+and into the other. The three take turns, another one first each round; the same process works with and without an
+attached console, so what differs from process to process does not count. Taken are the time from the first batch until
+the last is committed, by the engine's own clock, and the processor time of engine and agent together (with the console
+in it where it is embedded). Prints medians with their spread, and the medians of the ratios to the headless burst of
+the same round.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +52,7 @@ class Place:
         self.base = base
         self.primary, self.secondary, self.burst = base / "primary", base / "secondary", base / "burst"
         for directory in (self.primary, self.secondary, base / "run", base / "state", base / "config"):
-            directory.mkdir()
+            directory.mkdir(parents=True)
         self.files, self.size = files, size
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("GEOREP_")},
@@ -75,39 +77,33 @@ class Place:
         return json.loads(done.stdout)["sessions"][0]["bricks"][0] if done.returncode == 0 else {}  # type: ignore[no-any-return]
 
     @contextmanager
-    def engine(self, way: str) -> Iterator[int]:
-        """The engine, and what looks at it; gives the engine's process id."""
-        screens: list[subprocess.Popen[bytes]] = []
-        masters: list[int] = []
-
-        def on_screen(words: list[str]) -> subprocess.Popen[bytes]:
-            master, slave = pty.openpty()
-            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-            process = subprocess.Popen(words, env=self.env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-            os.close(slave)
-            masters.append(master)
-            screens.append(process)
-            threading.Thread(target=_drain, args=(master,), daemon=True).start()
-            return process
-
-        if way == "embedded":
-            engine = on_screen(self.run)
-        else:
-            engine = subprocess.Popen([*self.run, "--no-ui"], env=self.env, stdin=subprocess.DEVNULL,
-                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    def screen(self, words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """A command in a terminal of 120×40 of its own, which is closed at the end."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        process = subprocess.Popen(words, env=self.env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        threading.Thread(target=_drain, args=(master,), daemon=True).start()
         try:
-            self.until(lambda: self.snapshot().get("lag_seconds") == 0, "the session is active")
-            if way == "attached":
-                on_screen([*COMMAND, "attach", "burst"])
-                time.sleep(3)  # its screen is drawn
-            yield _working(engine.pid)
+            yield process
         finally:
-            subprocess.run([*COMMAND, "stop", "burst"], env=self.env, capture_output=True, check=False)
-            for process in (*screens, engine):
-                process.terminate() if process is not engine else None
-                process.wait(60)
-            for master in masters:
-                os.close(master)
+            process.terminate()
+            process.wait(60)
+            os.close(master)
+
+    @contextmanager
+    def engine(self, embedded: bool) -> Iterator[int]:
+        """The session's engine, with the console in it or without; gives its process id."""
+        with ExitStack() as stack:
+            if embedded:
+                engine = stack.enter_context(self.screen(self.run))
+            else:
+                engine = subprocess.Popen([*self.run, "--no-ui"], env=self.env, stdin=subprocess.DEVNULL,
+                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+                stack.callback(engine.wait, 60)
+            stack.callback(subprocess.run, [*COMMAND, "stop", "burst"], env=self.env, capture_output=True, check=False)
+            self.until(lambda: self.snapshot().get("lag_seconds") == 0, "the session is active")
+            yield _working(engine.pid)
 
     @staticmethod
     def until(true: Any, what: str, seconds: float = 300) -> None:
@@ -118,10 +114,12 @@ class Place:
                 raise SystemExit(f"not within {seconds:.0f} s: {what}")
             time.sleep(0.2)
 
-    def measure(self, way: str) -> Figures:
-        """One burst."""
+    def measure(self, pid: int, attached: bool = False) -> Figures:
+        """One burst, with a console attached or without."""
         self.make_burst()
-        with self.engine(way) as pid:
+        with self.screen([*COMMAND, "attach", "burst"]) if attached else nullcontext():
+            if attached:
+                time.sleep(3)  # its screen is drawn
             agent = next(iter(_children(pid)), 0)
             before = _cpu(pid), _cpu(agent)
             began = time.time()
@@ -131,15 +129,13 @@ class Place:
             self.until(lambda: _count(self.secondary / "burst") >= self.files and last.exists(), "the burst is there")
             self.until(lambda: not (brick := self.snapshot())["batch"] and brick["lag_seconds"] == 0, "all is committed")
             after = _cpu(pid), _cpu(agent)
-            brick = self.snapshot()
-            batches = [one for one in brick["history"] if one["files"] and one["started"] >= began]
-            ended = max(one["started"] + one["seconds"] for one in batches)
-            # the second until the slice closes is the same for all
-            found = Figures(ended - batches[0]["started"], after[0] - before[0], after[1] - before[1])
-            shutil.rmtree(self.primary / "burst")
-            self.until(lambda: not (self.secondary / "burst").exists(), "the burst is gone again")
-            self.until(lambda: self.snapshot()["lag_seconds"] == 0, "that is committed")
-        return found
+        batches = [one for one in self.snapshot()["history"] if one["files"] and one["started"] >= began]
+        ended = max(one["started"] + one["seconds"] for one in batches)
+        shutil.rmtree(self.primary / "burst")
+        self.until(lambda: not (self.secondary / "burst").exists(), "the burst is gone again")
+        self.until(lambda: self.snapshot()["lag_seconds"] == 0, "that is committed")
+        # the second until the slice closes is the same for all
+        return Figures(ended - batches[0]["started"], after[0] - before[0], after[1] - before[1])
 
 
 def _drain(master: int) -> None:
@@ -184,18 +180,20 @@ def _spread(values: list[float]) -> str:
 def main() -> int:
     """Measure and print; exit code 1 when a screen costs more than it may."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--files", type=int, default=30_000)
     parser.add_argument("--size", type=int, default=2048)
     given = parser.parse_args()
     found: dict[str, list[Figures]] = {way: [] for way in WAYS}
-    with tempfile.TemporaryDirectory(prefix="georep-screens-") as directory:
-        place = Place(Path(directory), given.files, given.size)
+    with tempfile.TemporaryDirectory(prefix="georep-screens-") as directory, ExitStack() as stack:
+        bare, console = (Place(Path(directory) / name, given.files, given.size) for name in ("bare", "console"))
+        alone, embedded = stack.enter_context(bare.engine(False)), stack.enter_context(console.engine(True))
         for turn in range(given.runs):
             for step in range(len(WAYS)):
                 way = WAYS[(turn + step) % len(WAYS)]
-                found[way].append(place.measure(way))
-                print(turn + 1, way, *(f"{value:.2f}" for value in found[way][-1]), flush=True)
+                one = console.measure(embedded) if way == "embedded" else bare.measure(alone, way == "attached")
+                found[way].append(one)
+                print(turn + 1, way, *(f"{value:.2f}" for value in one), flush=True)
     print("| way | seconds | engine CPU | agent CPU | ratio of seconds | ratio of CPU | allowed |\n|---|---|---|---|---|---|---|")
     bad = False
     for way in WAYS:
