@@ -222,6 +222,9 @@ FOOTER: Mapping[str, tuple[str, ...]] = {
 ALWAYS = ("help", "quit", "palette")
 REPLAY = ("play", "step_on", "step_back", "faster", "slower")
 
+GROUPS = {"act": "do", "see": "see", "look": "look", "move": "move", "replay": "recording", "other": "other"}
+"""Titles of the groups of actions, in the order in which they are shown."""
+
 BY_ID: Mapping[str, Action] = {action.id: action for action in ACTIONS}
 
 _SHOWN = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 
-from georep_tui.tui.actions import ACTIONS, Action, Context, shown_keys, why_not
+from georep_tui.tui.actions import ACTIONS, GROUPS, Action, Context, shown_keys, why_not
 from georep_tui.tui.screens.base import ConsoleScreen
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class ActionProvider(Provider):
         place = self.screen if isinstance(self.screen, ConsoleScreen) else console.place
         context = place.context() if place else Context("")
         offered = [(one, why_not(one, context)) for one in ACTIONS if one.id != "palette" and self._offered(one, context)]
-        offered.sort(key=lambda pair: pair[1] is not None)
+        order = list(GROUPS)
+        offered.sort(key=lambda pair: (pair[1] is not None, order.index(pair[0].group)))
         yield from offered
 
     @staticmethod

@@ -6,21 +6,12 @@ from collections.abc import Iterator
 
 from textual.widget import Widget
 
-from georep_tui.tui.actions import ACTIONS, Context, possible, shown_keys, why_not
+from georep_tui.tui.actions import ACTIONS, GROUPS, Context, possible, shown_keys, why_not
 from georep_tui.tui.screens.base import ConsoleScreen
 from georep_tui.tui.widgets.roll import Roll
 from georep_tui.view import signs
 from georep_tui.view.glossary import STATES, TERMS
 from georep_tui.view.text import Cell, Line, fit
-
-_GROUPS = (
-    ("act", "do"),
-    ("see", "see"),
-    ("look", "look"),
-    ("move", "move"),
-    ("replay", "recording"),
-    ("other", "other"),
-)
 
 
 class HelpScreen(ConsoleScreen):
@@ -51,7 +42,7 @@ def help_lines(about: Context, keys: dict[str, str] | object, columns: int) -> l
     """The help for a context, in lines of `columns` columns."""
     known = keys if isinstance(keys, dict) else {}
     lines: list[Line] = [(Cell(f"Keys of this screen ({about.screen})", "title"),)]
-    for group, title in _GROUPS:
+    for group, title in GROUPS.items():
         actions = [one for one in ACTIONS if one.group == group and possible(one, about)]
         if not actions:
             continue
