@@ -43,6 +43,7 @@ class BrickScreen(ConsoleScreen):
             for name, title in self.PANELS:
                 panel = Panel(title, id=name)
                 panel.roll.following = name == "tail"
+                panel.roll.empty = ""  # the title says it
                 if name == "tail":
                     panel.roll.add_class("first")
                 yield panel
@@ -81,7 +82,6 @@ class BrickScreen(ConsoleScreen):
 
     def _fill(self, name: str, lines: list[Line], note: str) -> None:
         panel = self.query_one(f"#{name}", Panel)
-        panel.roll.empty = ""  # the title says it
         panel.show(lines)
         panel.say(note)
 
