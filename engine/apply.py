@@ -186,6 +186,8 @@ class Applier:
             return
         if outcome.errno in BRICK_ERRNOS:
             raise brick_fault(self.link.where, outcome.errno, outcome.text)
+        if outcome.text.startswith("replaced") and not self.view.index.has(outcome.found):
+            return  # as on the primary
         result.problems.append(
             Problem(
                 change.gfid, change.dest or change.slot, Fop(change.fop).name, outcome.errno, outcome.text, outcome.found

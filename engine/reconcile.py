@@ -83,15 +83,24 @@ class Reconciler:
         """
         left = list(problems)
         before: set[Gfid] | None = None
+        stuck = False
         for _ in range(ROUNDS):
             todo, slots = gathered(left)
-            if not todo or set(todo) == before:
+            if not todo:
                 break
+            if set(todo) == before:
+                if stuck or not any(p.errno == errno.EEXIST and p.found for p in left):
+                    break
+                stuck = True
+            else:
+                stuck = False
             before = set(todo)
-            left = self._round(todo, slots, result)
+            left = self._round(todo, slots, result, stuck)
         return left
 
-    def _round(self, todo: dict[Gfid, Problem], slots: dict[Gfid, list[Slot]], result: Result) -> list[Problem]:
+    def _round(self, todo: dict[Gfid, Problem], slots: dict[Gfid, list[Slot]], result: Result, stuck: bool) -> list[Problem]:
+        """Look at each once, and settle it. `stuck`: objects that have each other's names are taken apart, each once."""
+        aside: set[Gfid] = set()
         left: list[Problem] = []
         data: dict[Gfid, None] = {}
         meta: dict[Gfid, None] = {}
@@ -107,6 +116,13 @@ class Reconciler:
                 if e.errno in BRICK_ERRNOS:
                     raise brick_fault(self.link.where, e.errno or 0, e.text) from e
                 number = e.errno or problem.errno
+                if stuck and number == errno.EEXIST and e.found in todo and not {gfid, e.found} & aside:
+                    aside.add(e.found)
+                    if self._set_aside(e.found, gfid):
+                        order.appendleft(gfid)
+                        if e.found not in order:
+                            order.append(e.found)
+                        continue
                 if number == errno.EINVAL:
                     # into a directory that is below it there: that one moved on the primary, too (CON-3)
                     left += [Problem(above, None, "RENAME", number, e.text) for above in self._above(gfid)]
@@ -130,6 +146,17 @@ class Reconciler:
         result.files += again.files
         result.bytes += again.bytes
         return left + again.problems
+
+    def _set_aside(self, gfid: Gfid, wanted_by: Gfid) -> bool:
+        """Take the names that `wanted_by` has here from an object that has one of them there; False when that failed."""
+        self._there.pop(gfid, None)  # it is not where it was seen
+        slots = [slot_params(r.slot) for r in self.view.index.rows(wanted_by) if r.parent != LIMBO]
+        try:
+            if self.view.see(gfid) is None:  # what is gone is removed, wherever it is
+                return False
+            return bool(self.link.call("set_aside", {"gfid": gfid.hex(), "slots": slots})["names"])
+        except (RemoteError, OSError):
+            return False
 
     def _look(self, gfids: Iterable[Gfid]) -> None:
         """Where these are on the secondary now, and which of their directories it has: two questions for all of them."""

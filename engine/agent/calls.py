@@ -45,8 +45,8 @@ class Calls:
             "adopt_begin": self._adopt_begin, "adopt_end": self._adopt_end, "foreign": self._foreign,
             "sweep": self._sweep, "limbo": self._limbo, "commit": self._commit, "lookup": self._lookup,
             "slot": self._slot, "list": self._list, "place": self._place, "remove": self._remove,
-            "clear_slot": self._clear_slot, "stage": self._stage, "unwritten": self._unwritten, "unstage": self._unstage,
-            "here": self._here,
+            "set_aside": self._set_aside, "clear_slot": self._clear_slot, "stage": self._stage,
+            "unwritten": self._unwritten, "unstage": self._unstage, "here": self._here,
         }  # fmt: skip
 
     def answer(self, ident: int, request: object) -> Optional[dict[str, Any]]:
@@ -283,6 +283,11 @@ class Calls:
 
     def _here(self, params: Params) -> Result:
         return {"here": [g.hex() for g in self.need().here([_gfid(g) for g in params["gfids"]])]}
+
+    def _set_aside(self, params: Params) -> Result:
+        held = self.need()
+        held.applying()
+        return {"names": held.set_aside(_gfid(params["gfid"]), [_slot(s) for s in params["slots"]])}
 
     def _clear_slot(self, params: Params) -> Result:
         held = self.need()

@@ -211,6 +211,11 @@ class GlusterTarget:
         with self.objects.alone():
             return gluster_repair.remove(self.objects, self._entries, gfid, below)
 
+    def set_aside(self, gfid: Gfid, slots: list[Slot]) -> int:
+        """Take names from an object that others are to have."""
+        with self.objects.alone():
+            return gluster_repair.set_aside(self.objects, gfid, slots)
+
     def clear_slot(self, slot: Slot) -> Optional[Gfid]:
         """Free a name."""
         with self.objects.alone():

@@ -48,7 +48,8 @@ class GlusterEntries:
     """Applies entry operations through one mount.
 
     `several`: the primary has more than one subvolume, so the order of records between them is not known: what is in
-    the way of a RENAME is for the primary to decide about, not to be replaced (SEC-12).
+    the way of a RENAME is for the primary to decide about, not to be replaced (SEC-12). With one it is replaced, and
+    reported: that the primary has replaced it as well is for the primary to say.
     """
 
     def __init__(self, objects: Objects, pool: Pool, several: bool, durable: Callable[[int], None]) -> None:
@@ -413,7 +414,10 @@ class GlusterEntries:
             self._several or _stat.S_ISDIR(there.st_mode) or _stat.S_ISDIR(there.st_mode) != _stat.S_ISDIR(source.st_mode)
         ):
             raise OpError(errno.EEXIST, f"occupied: {kind_word(there.st_mode)} has the new name", objects.gfid_at(dest))
+        replaced = objects.gfid_at(dest) if there is not None else b""
         self._move(op.gfid, src, dest)
+        if replaced:
+            raise OpError(errno.EEXIST, "replaced: another object had the new name", replaced)
 
     def _rename_from_elsewhere(
         self, i: int, op: EntryOp, dest: Slot, there: Optional[os.stat_result], out: Applied
@@ -439,6 +443,7 @@ class GlusterEntries:
                     raise
                 raise OpError(errno.EEXIST, "occupied: another object has the new name", objects.gfid_at(dest)) from e
             self._present(i, op, dest, own, out)
+            raise OpError(errno.EEXIST, "elsewhere: the file had another name here, and may have it still")
         else:
             self.place(i, op, dest, out)
 

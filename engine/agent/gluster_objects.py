@@ -68,6 +68,11 @@ def inode_of(gfid: Gfid) -> int:
     return int.from_bytes(gfid[8:], "big")
 
 
+def aside_name(gfid: Gfid) -> bytes:
+    """The name of an object for a moment, while another one is to have its own; no other name in a volume is ours."""
+    return b".georep-aside-" + gfid.hex().encode()
+
+
 class Objects:
     """Finds objects on one mount. Used by several threads; `settle` only when none is at work."""
 

@@ -9,7 +9,7 @@ from collections.abc import Container
 from typing import Optional
 
 from engine.agent.gluster_entries import Applied, GlusterEntries
-from engine.agent.gluster_objects import GONE, Objects, inode_of, set_found
+from engine.agent.gluster_objects import GONE, Objects, aside_name, inode_of, set_found
 from engine.agent.handles import OpError, check_name
 from engine.agent.repair import Placed
 from engine.agent.types import ROOT, EntryOp, Fop, Gfid, Slot, Stat
@@ -97,6 +97,32 @@ def remove(objects: Objects, entries: GlusterEntries, gfid: Gfid, below: Contain
         else:
             _unlink(objects, slot, gfid)
         n += 1
+    return n
+
+
+def set_aside(objects: Objects, gfid: Gfid, slots: list[Slot]) -> int:
+    """Take those of these names that an object has from it: it gets one beside them that nobody uses, until it is placed.
+
+    So objects that have each other's names come apart, and none is without a name meanwhile. How many names there were.
+    """
+    n = 0
+    for slot in slots:
+        check_name(slot)
+        beside = Slot(slot.parent, aside_name(gfid))
+        with objects.held(slot, beside), objects.lock(gfid):
+            st = objects.look(slot)
+            if st is None or st.st_ino != inode_of(gfid):
+                continue
+            pfd = objects.directory(slot.parent)
+            taken = objects.look(beside)
+            if taken is None:
+                os.rename(slot.name, beside.name, src_dir_fd=pfd, dst_dir_fd=pfd)
+                objects.remember(gfid, beside)
+            elif taken.st_ino == st.st_ino and not _stat.S_ISDIR(st.st_mode):
+                os.unlink(slot.name, dir_fd=pfd)
+            else:
+                raise OpError(errno.EEXIST, "occupied: the name beside it is another object's", objects.gfid_at(beside))
+            n += 1
     return n
 
 

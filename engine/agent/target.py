@@ -73,6 +73,9 @@ class Target(Protocol):
     def here(self, gfids: list[Gfid]) -> list[Gfid]:
         """Those of which there is something left, but for what waits in limbo."""
 
+    def set_aside(self, gfid: Gfid, slots: list[Slot]) -> int:
+        """Take those of these names that an object has from it, until it is placed; how many there were."""
+
     def clear_slot(self, slot: Slot) -> Optional[Gfid]:
         """Free a name; the gfid that had it, b"" for something unknown, None when nothing was there."""
 
@@ -140,6 +143,10 @@ class TreeTarget:
     def remove(self, gfid: Gfid, below: Container[Gfid]) -> int:
         del below  # nothing is destroyed before the commit (SEC-16)
         return repair.remove(self.tree, gfid)
+
+    def set_aside(self, gfid: Gfid, slots: list[Slot]) -> int:
+        del gfid, slots
+        return 0  # what is in the way of `place` goes to limbo
 
     def clear_slot(self, slot: Slot) -> Optional[Gfid]:
         return repair.clear_slot(self.tree, slot)

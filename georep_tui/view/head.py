@@ -20,7 +20,7 @@ from georep_tui.view.sessions import (
 from georep_tui.view.snapshot import Brick, Session
 from georep_tui.view.spark import bar, percent, sparkline
 from georep_tui.view.text import UNKNOWN, Cell, Line, escape, fit
-from georep_tui.view.units import age, count, duration, moment, plural, rate, size
+from georep_tui.view.units import count, duration, moment, plural, rate, size
 from georep_tui.view.verdict import Judged, Thresholds
 
 Values = Sequence[float | None]
@@ -70,7 +70,7 @@ def brick_head(
     if brick.paused_by:
         state.append(Cell(f" by {escape(brick.paused_by)} {moment(brick.paused_since, now, zone)}", "muted"))
     synced = UNKNOWN if brick.last_synced is None else moment(brick.last_synced, now, zone)
-    ago = f" ({age(max(0.0, now - brick.last_synced))})" if brick.last_synced else ""
+    ago = f" ({duration(max(0.0, now - brick.last_synced))} ago)" if brick.last_synced else ""
     return [
         verdict_line(judged, safe_text(brick.status, brick.lag, judged), columns),
         *hint_lines(judged, reasons, brick, now, zone),

@@ -32,13 +32,13 @@ def duration(seconds: float | None) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """How long ago, coarse enough not to change with every look: `now`, `20 s`, `4 min`, `3 h`, `5 d`."""
+    """How long ago, coarse enough not to change with every look: `now`, `25 s`, `4 min`, `3 h`, `5 d`."""
     if seconds is None:
         return UNKNOWN
     if seconds < 10:
         return "now"
     if seconds < 60:
-        return f"{int(seconds) // 10 * 10} s"
+        return f"{int(seconds) // 5 * 5} s"
     if seconds < 3600:
         return f"{int(seconds) // 60} min"
     if seconds < 48 * 3600:

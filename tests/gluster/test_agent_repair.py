@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.agent.types import Slot, Stat
-from tests.agent_side import ROOT, T0, create, directory, gfid, link, mkdir, regular, slot_params, sym, symlink, unlink
+from tests.agent_side import ROOT, T0, create, directory, gfid, link, mkdir, regular, rename, slot_params, sym, symlink, unlink
 from tests.gluster.agent_volume import VolumeAgent, gfid_at, held, view
 from tests.gluster.lab import Lab
 
@@ -161,6 +161,27 @@ def test_con_1_remove_and_clear_slot(side: Side) -> None:
     assert side.agent.call("clear_slot", **slot_params(side.top, b"d"))["cleared"] is False
     assert side.names() == []
     assert side.agent.ask("remove", gfid=ROOT.hex())["error"]["errno"] == errno.EINVAL
+
+
+def test_con_3_set_aside(side: Side) -> None:
+    """CON-3: objects that have each other's names come apart; none is without a name, and what was left is reported."""
+    a, b, d = (side.gfid() for _ in range(3))
+    side.ok(create(a, side.top, b"a", b"A"), create(b, side.top, b"b", b"B"), mkdir(d, side.top, b"d"))
+    mine = [slot_params(side.top, n) for n in (b"a", b"b", b"d")]
+    assert side.agent.call("set_aside", gfid=b.hex(), slots=mine)["names"] == 1
+    beside = f".georep-aside-{b.hex()}"
+    assert side.names() == [beside, "a", "d"] and (side.path / beside).read_bytes() == b"B"
+    assert side.agent.call("set_aside", gfid=b.hex(), slots=mine)["names"] == 0
+    assert side.place(a, [(side.top, b"b")], regular(1))["result"]["made"] is False
+    assert side.place(b, [(side.top, b"a")], regular(1))["result"]["made"] is False
+    assert side.names() == ["a", "b", "d"] and (side.path / "a").read_bytes() == b"B"
+    assert side.agent.call("set_aside", gfid=d.hex(), slots=mine)["names"] == 1
+    assert side.place(d, [(side.top, b"e")], directory())["result"]["made"] is False
+    assert side.agent.call("set_aside", gfid=b.hex(), slots=mine)["names"] == 1
+    failure = side.agent.entries(rename(b, (side.top, b"a"), (side.top, b"c"), regular(1))).failures[0]
+    assert failure.text.startswith("elsewhere") and side.names() == [beside, "b", "c", "e"]
+    side.place(b, [(side.top, b"c")], regular(1))
+    assert side.names() == ["b", "c", "e"]
 
 
 def test_a_directory_whose_handle_the_bricks_lost(lab: Lab) -> None:

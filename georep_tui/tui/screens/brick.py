@@ -43,9 +43,10 @@ class BrickScreen(ConsoleScreen):
             for name, title in self.PANELS:
                 panel = Panel(title, id=name)
                 panel.roll.following = name == "tail"
-                panel.roll.empty = ""  # the title says it
                 if name == "tail":
                     panel.roll.add_class("first")
+                else:
+                    panel.roll.empty = ""  # the title says it
                 yield panel
 
     def draw(self, now: float) -> None:
