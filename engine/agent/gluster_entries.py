@@ -10,7 +10,7 @@ from typing import Callable, Optional
 
 from engine.agent.attributes import set_attributes, set_link_attributes
 from engine.agent.content import write_whole
-from engine.agent.gluster_objects import GONE, Objects, gfid_of, inode_of
+from engine.agent.gluster_objects import GONE, Objects, aside_name, gfid_of, inode_of
 from engine.agent.gluster_pool import Needs, Pool, Wait
 from engine.agent.handles import OpError, check_name, kind_word, system_error
 from engine.agent.types import LIMBO, EntryOp, Fop, Gfid, Outcome, Slot, Stat
@@ -442,8 +442,10 @@ class GlusterEntries:
                 if e.errno != errno.EEXIST:
                     raise
                 raise OpError(errno.EEXIST, "occupied: another object has the new name", objects.gfid_at(dest)) from e
+            for slot in objects.names(op.gfid, False):
+                if slot.name == aside_name(op.gfid):  # an agent that ended in between had set it aside
+                    os.unlink(slot.name, dir_fd=objects.directory(slot.parent))
             self._present(i, op, dest, own, out)
-            raise OpError(errno.EEXIST, "elsewhere: the file had another name here, and may have it still")
         else:
             self.place(i, op, dest, out)
 
