@@ -162,6 +162,7 @@ class Applier:
             self._problem(changes[outcome.index], outcome, result)
         for gfid in reply.made:
             result.made[gfid] = None
+            result.sent.discard(gfid)  # made anew: an agent of another brick had removed it
         moved = {c.gfid for c in changes if c.fop == _RENAME}.intersection(reply.made) if reply.made else set()
         for gfid in moved:
             # it was not there: neither is what it holds, of which no record tells (SEC-11)

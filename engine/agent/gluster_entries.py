@@ -10,6 +10,7 @@ from typing import Callable, Optional
 
 from engine.agent.attributes import set_attributes, set_link_attributes
 from engine.agent.content import write_whole
+from engine.agent.gluster_content import open_regular
 from engine.agent.gluster_objects import GONE, Objects, aside_name, gfid_of, inode_of
 from engine.agent.gluster_pool import Needs, Pool, Wait
 from engine.agent.handles import OpError, check_name, kind_word, system_error
@@ -33,7 +34,21 @@ class Applied:
     def __init__(self) -> None:
         self.failures: list[Outcome] = []
         self.made: dict[Gfid, None] = {}
-        self.sizes: list[tuple[int, int, int]] = []
+        self._sizes: dict[Gfid, tuple[int, int, int]] = {}
+
+    @property
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """Index, size and mtime of what was written whole and is still that."""
+        return sorted(self._sizes.values())
+
+    def written(self, i: int, gfid: Gfid, st: os.stat_result) -> None:
+        """This operation has written the whole content."""
+        self._sizes[gfid] = (i, st.st_size, st.st_mtime_ns)
+
+    def needs(self, gfid: Gfid) -> None:
+        """It is made, maybe anew after an agent of another brick has removed it: what was written before is gone."""
+        self.made[gfid] = None
+        self._sizes.pop(gfid, None)
 
 
 def needs_of(op: EntryOp) -> Needs:
@@ -107,19 +122,19 @@ class GlusterEntries:
         pfd = objects.directory(slot.parent)
         fd = os.open(slot.name, _WRITE, dir_fd=pfd)
         try:
+            if os.fstat(fd).st_ino != inode_of(op.gfid):
+                raise OpError(errno.ESTALE, "system: it was replaced by something else just now")
             if data:
                 write_whole(fd, data)
             if stat.uid or stat.gid:
                 os.fchown(fd, stat.uid, stat.gid)
             os.utime(fd, ns=(stat.atime_ns, stat.mtime_ns))
             st = os.fstat(fd)  # answered by the kernel, which has just been told by the brick
-            if st.st_ino != inode_of(op.gfid):
-                raise OpError(errno.ESTALE, "system: it was replaced by something else just now")
             if st.st_size != len(data):
                 os.ftruncate(fd, len(data))
                 os.utime(fd, ns=(stat.atime_ns, stat.mtime_ns))
                 st = os.fstat(fd)
-            out.sizes.append((i, st.st_size, st.st_mtime_ns))
+            out.written(i, op.gfid, st)
             xattrs = op.xattrs
             if st.st_mode != stat.mode or st.st_uid != stat.uid or st.st_gid != stat.gid or xattrs or (
                 xattrs is not None and objects.inherits(slot.parent, pfd)
@@ -201,7 +216,7 @@ class GlusterEntries:
             self._write_new(i, op, slot, op.data, stat, out)
             return
         if kind == _stat.S_IFREG or op.xattrs is None:
-            out.made[op.gfid] = None
+            out.needs(op.gfid)
         self._attributes(slot, stat, op.xattrs, times=kind != _stat.S_IFREG)
 
     def _attributes(self, slot: Slot, stat: Stat, xattrs: Optional[dict[bytes, bytes]], times: bool) -> None:
@@ -254,7 +269,7 @@ class GlusterEntries:
                     raise OpError(errno.EEXIST, "occupied: another object has this name", objects.gfid_at(slot)) from e
             raise
         if op.xattrs is None or op.fop != _MKDIR:
-            out.made[gfid] = None
+            out.needs(gfid)
         self._attributes(slot, stat, op.xattrs, times=True)
 
     def _present(self, i: int, op: EntryOp, slot: Optional[Slot], st: os.stat_result, out: Applied) -> None:
@@ -266,25 +281,16 @@ class GlusterEntries:
             return
         if op.data is None:
             if (st.st_size, st.st_mtime_ns) != (stat.size, stat.mtime_ns):
-                out.made[op.gfid] = None  # it may have been made just now, by an operation that was cut off
+                out.needs(op.gfid)  # it may have been made just now, by an operation that was cut off
             return
-        found = self._objects.find(op.gfid)
-        if found is None:
-            raise OpError(errno.ESTALE, "system: it went away just now")
-        try:
-            fd = os.open(found.name, _WRITE, dir_fd=found.dir_fd)
-        finally:
-            os.close(found.fd)
+        fd, before = open_regular(self._objects, op.gfid, os.O_WRONLY)
         try:
             write_whole(fd, op.data)
-            if found.st.st_size > len(op.data):
+            if before.st_size > len(op.data):
                 os.ftruncate(fd, len(op.data))
             set_attributes(fd, os.fstat(fd), stat, op.xattrs)
-            now = os.fstat(fd)
-            if now.st_ino != inode_of(op.gfid):
-                raise OpError(errno.ESTALE, "system: it was replaced by something else just now")
             self._durable(fd)
-            out.sizes.append((i, now.st_size, now.st_mtime_ns))
+            out.written(i, op.gfid, os.fstat(fd))
         finally:
             os.close(fd)
         if op.xattrs is None:

@@ -136,6 +136,18 @@ def test_sec_4_create_again_does_nothing(side: Side) -> None:
     assert (side.path / "g").read_bytes() == b"two"
 
 
+def test_sec_4_content_goes_to_the_object_not_to_a_name(side: Side) -> None:
+    """SEC-4: somebody has moved the file and put another where it was: content that comes again goes to the file."""
+    f, g = side.gfid(), side.gfid()
+    side.ok(create(f, side.top, b"f", b"one"), create(g, side.top, b"g", b"other"))
+    (side.path / "f").rename(side.path / "h")
+    (side.path / "g").rename(side.path / "f")
+    side.ok(create(f, side.top, b"f", b"two!", mtime=T0 + 10**9))  # by its mtime a mount knows what it has cached
+    got = {name: (side.path / name).read_bytes() for name in side.names()}
+    assert got == {"f": b"other", "h": b"two!"}
+    assert (side.at("h"), side.at("f")) == (f, g)
+
+
 def test_a_gfid_is_never_on_two_subvolumes(side: Side) -> None:
     """Making a gfid that exists would succeed on another subvolume; so it is looked for first, for every kind."""
     names = [b"n%d" % i for i in range(16)]
@@ -190,6 +202,18 @@ def test_link_gives_another_name(side: Side) -> None:
     side.ok(link(f, side.top, b"h", regular(1)))
     assert os.stat(side.path / "h").st_nlink == 2 and side.at("h") == f
     assert side.fails(link(f, side.top, b"g", regular(1)), errno.EEXIST, "occupied") == g
+
+
+def test_sec_7_made_anew_after_its_content_came(side: Side) -> None:
+    """SEC-7: an agent of another brick removed the file in between: made anew it is empty, and not told as written."""
+    f, g = side.gfid(), side.gfid()
+    reply = side.agent.entries(
+        create(f, side.top, b"f", b"content"), create(g, side.top, b"g", b"x"), unlink(f, side.top, b"f"),
+        link(f, side.top, b"f2", regular(7)),
+    )  # fmt: skip
+    assert reply.failures == [] and reply.made == [f]
+    assert [seen.index for seen in reply.sizes] == [1], "what was written of f is gone"
+    assert (side.path / "f2").stat().st_size == 0
 
 
 def test_sec_8_symlinks(side: Side) -> None:
