@@ -120,7 +120,7 @@ def processor() -> dict[str, float]:
             continue
         name = os.path.basename(words[0]).decode(errors="replace")
         if name.startswith("python"):
-            name = "agent" if b"-c" in words[1:3] else "engine" if int(pid) != os.getpid() else "benchmark"
+            name = "python, agents" if b"-c" in words[1:3] else "python" if int(pid) != os.getpid() else "benchmark"
         elif name == "glusterfs":
             name = "mount"
         spent[name.split(":")[0]] += (int(fields[11]) + int(fields[12])) / tick

@@ -77,15 +77,16 @@ class Place:
         return json.loads(done.stdout)["sessions"][0]["bricks"][0] if done.returncode == 0 else {}  # type: ignore[no-any-return]
 
     @contextmanager
-    def screen(self, words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-        """A command in a terminal of 120×40 of its own, which is closed at the end."""
+    def screen(self, words: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], threading.Event]]:
+        """A command in a terminal of 120×40 of its own, which is closed at the end; the event: a brick is shown active."""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         process = subprocess.Popen(words, env=self.env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
-        threading.Thread(target=_drain, args=(master,), daemon=True).start()
+        drawn = threading.Event()
+        threading.Thread(target=_drain, args=(master, drawn), daemon=True).start()
         try:
-            yield process
+            yield process, drawn
         finally:
             process.terminate()
             process.wait(60)
@@ -96,7 +97,7 @@ class Place:
         """The session's engine, with the console in it or without; gives its process id."""
         with ExitStack() as stack:
             if embedded:
-                engine = stack.enter_context(self.screen(self.run))
+                engine, _ = stack.enter_context(self.screen(self.run))
             else:
                 engine = subprocess.Popen([*self.run, "--no-ui"], env=self.env, stdin=subprocess.DEVNULL,
                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
@@ -117,9 +118,9 @@ class Place:
     def measure(self, pid: int, attached: bool = False) -> Figures:
         """One burst, with a console attached or without."""
         self.make_burst()
-        with self.screen([*COMMAND, "attach", "burst"]) if attached else nullcontext():
-            if attached:
-                time.sleep(3)  # its screen is drawn
+        with self.screen([*COMMAND, "attach", "burst"]) if attached else nullcontext() as screen:
+            if screen and not screen[1].wait(60):
+                raise SystemExit("not within 60 s: the attached console shows the session")
             agent = next(iter(_children(pid)), 0)
             before = _cpu(pid), _cpu(agent)
             began = time.time()
@@ -138,13 +139,20 @@ class Place:
         return Figures(ended - batches[0]["started"], after[0] - before[0], after[1] - before[1])
 
 
-def _drain(master: int) -> None:
+def _drain(master: int, drawn: threading.Event) -> None:
+    """Read what is drawn, as a terminal does."""
+    before = b""
     while True:
         try:
-            if not os.read(master, 1 << 16):
-                return
+            read = os.read(master, 1 << 16)
         except OSError:
             return
+        if not read:
+            return
+        if not drawn.is_set():
+            if b"Active" in before + read:
+                drawn.set()
+            before = read[-8:]
 
 
 def _count(directory: Path) -> int:

@@ -88,12 +88,10 @@ class Reconciler:
             todo, slots = gathered(left)
             if not todo:
                 break
-            if set(todo) == before:
-                if stuck or not any(p.errno == errno.EEXIST and p.found for p in left):
-                    break
-                stuck = True
-            else:
-                stuck = False
+            same = set(todo) == before
+            if same and (stuck or not any(p.errno == errno.EEXIST and p.found for p in left)):
+                break
+            stuck = same
             before = set(todo)
             left = self._round(todo, slots, result, stuck)
         return left
@@ -118,10 +116,11 @@ class Reconciler:
                 number = e.errno or problem.errno
                 if stuck and number == errno.EEXIST and e.found in todo and not {gfid, e.found} & aside:
                     aside.add(e.found)
-                    if self._set_aside(e.found, gfid):
+                    taken = self._set_aside(e.found, gfid)
+                    if e.found not in order:
+                        order.append(e.found)  # some of its names may have been taken, even where that failed
+                    if taken:
                         order.appendleft(gfid)
-                        if e.found not in order:
-                            order.append(e.found)
                         continue
                 if number == errno.EINVAL:
                     # into a directory that is below it there: that one moved on the primary, too (CON-3)

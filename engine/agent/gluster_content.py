@@ -110,7 +110,7 @@ class GlusterContents:
                 if found is None:
                     raise OpError(errno.ENOENT, "absent: no such object here")
                 try:
-                    set_found(found, op.stat, op.xattrs)
+                    set_found(self._objects, op.gfid, found, op.stat, op.xattrs)
                 finally:
                     os.close(found.fd)
             except OpError as e:

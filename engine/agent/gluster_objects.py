@@ -44,11 +44,9 @@ _TREE = _GATE + 1
 
 
 class Found(NamedTuple):
-    """An object seen through a descriptor (O_PATH, the receiver's to close): a directory and name that lead to it."""
+    """An object seen through a descriptor (O_PATH, the receiver's to close)."""
 
     fd: int
-    dir_fd: int
-    name: bytes
     st: os.stat_result
 
 
@@ -320,7 +318,7 @@ class Objects:
             if e.errno in GONE:
                 return None
             raise
-        return Found(fd, dir_fd, name, os.fstat(fd))
+        return Found(fd, os.fstat(fd))
 
     # --- making
 
@@ -489,11 +487,11 @@ def gfid_of(path: bytes) -> Gfid:
         raise
 
 
-def set_found(found: Found, stat: Stat, xattrs: Xattrs, times: bool = True) -> None:
+def set_found(objects: Objects, gfid: Gfid, found: Found, stat: Stat, xattrs: Xattrs, times: bool = True) -> None:
     """Attributes of an object, what differs only (SEC-14). OpError with the first failure."""
     st = found.st
-    if _stat.S_ISLNK(st.st_mode):
-        set_link_attributes(found.dir_fd, found.name, st, stat, times and st.st_mtime_ns != stat.mtime_ns)
+    if _stat.S_ISLNK(st.st_mode):  # by its gfid: what has its name may be another one by now
+        set_link_attributes(objects.root_fd, objects.by_gfid(gfid), st, stat, times and st.st_mtime_ns != stat.mtime_ns)
         return
     if _stat.S_IFMT(st.st_mode) != _stat.S_IFMT(stat.mode):
         raise OpError(errno.EINVAL, f"kind: it is {kind_word(st.st_mode)} here")

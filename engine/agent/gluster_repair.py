@@ -56,7 +56,7 @@ def place(
         same = (st.st_size, st.st_mtime_ns) == (stat.size, stat.mtime_ns)
         failed: Optional[OpError] = None
         try:
-            set_found(found, stat, xattrs, times=same or not regular)
+            set_found(objects, gfid, found, stat, xattrs, times=same or not regular)
         except OpError as e:
             failed = e
         return Placed(made, regular and not same, st.st_size, st.st_mtime_ns, failed)

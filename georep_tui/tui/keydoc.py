@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from georep_tui.tui.actions import ACTIONS, EVERYWHERE, FOOTER, Action, shown_keys
+from georep_tui.tui.actions import ACTIONS, EVERYWHERE, FOOTER, GROUPS, Action, shown_keys
 from georep_tui.view.glossary import STATES, TERMS
 
-GROUPS = (
-    ("act", "Doing", "Each is confirmed in proportion to its danger, begins at the harmless answer, and is written to the "
-     "operations log with who, when and result. With `--read-only` none of these is offered."),
-    ("see", "Seeing", ""),
-    ("look", "Looking", ""),
-    ("move", "Moving", "Arrows, page up and down, home and end move in any list; the mouse selects, two clicks open, a "
-     "click on a column's head sorts."),
-    ("replay", "While a recording is played", ""),
-    ("other", "Always", ""),
-)  # fmt: skip
+_TITLES = {
+    "act": "Doing", "see": "Seeing", "look": "Looking", "move": "Moving", "replay": "While a recording is played",
+    "other": "Always",
+}  # fmt: skip
+_WORDS = {
+    "act": "Each is confirmed in proportion to its danger, begins at the harmless answer, and is written to the "
+    "operations log with who, when and result. With `--read-only` none of these is offered.",
+    "move": "Arrows, page up and down, home and end move in any list; the mouse selects, two clicks open, a click on a "
+    "column's head sorts.",
+}
 _BEGIN = """# Keys of the console
 
 `?` shows those of the screen you are on, with the reason where something is not possible now; `:` finds every action by
@@ -31,10 +31,10 @@ Keys can be changed in `~/.config/georep-tui/config.toml`, by the names in the l
 def page() -> str:
     """The whole page."""
     parts = [_BEGIN]
-    for group, title, words in GROUPS:
-        parts.append(f"\n## {title}\n")
-        if words:
-            parts.append(f"\n{words}\n")
+    for group in GROUPS:
+        parts.append(f"\n## {_TITLES[group]}\n")
+        if group in _WORDS:
+            parts.append(f"\n{_WORDS[group]}\n")
         parts.append("\n| key | what | where | name |\n|---|---|---|---|\n")
         parts += [_row(action) for action in ACTIONS if action.group == group]
     parts.append("\n## States\n\n| state | meaning |\n|---|---|\n")
