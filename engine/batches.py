@@ -49,7 +49,7 @@ class Batches:
         self._jobs_of: Parallel | None = None
         self.transfer = self._transfer()
         self.applier = self._applier()
-        self.reconciler = Reconciler(view, link, self.applier, self.transfer, self._decided)
+        self.reconciler = Reconciler(view, link, self.applier, self.transfer, self._decided, self._noted)
         self.failing = Failing(worker, link, view, self.reconciler)
         self._recent: dict[Gfid, None] = {}
         """Directories touched since the brick was last idle: their times are put right once more then."""
@@ -110,6 +110,9 @@ class Batches:
         self.worker.log("info", f"{decision.row}: {decision.text}")
         self.worker.decisions.append(decision)
         del self.worker.decisions[:-1000]
+
+    def _noted(self, problem: Problem) -> None:
+        self.failing.note(self.failing.of([problem]))
 
     # ---- the loop --------------------------------------------------------------------------------------------
 

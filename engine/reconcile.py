@@ -65,12 +65,15 @@ class Reconciler:
         applier: Applier,
         transfer: Transfer,
         decided: Callable[[Decision], None],
+        noted: Callable[[Problem], None],
     ) -> None:
+        """`decided` is told what was decided, `noted` of what needs care even if all ends here: durable when it returns."""
         self.view = view
         self.link = link
         self.applier = applier
         self.transfer = transfer
         self.decided = decided
+        self.noted = noted
         self._there: dict[Gfid, dict[str, Any] | None] = {}
         """Where objects are on the secondary, as seen at the start of the round; each used once."""
         self._known: set[Gfid] = set()
@@ -147,12 +150,16 @@ class Reconciler:
         return left + again.problems
 
     def _set_aside(self, gfid: Gfid, wanted_by: Gfid) -> bool:
-        """Take the names that `wanted_by` has here from an object that has one of them there; False when that failed."""
+        """Take the names that `wanted_by` has here from an object that has one of them there; False when that failed.
+
+        Should all end before it is placed again, what repeats the batch may find nothing wrong with it.
+        """
         self._there.pop(gfid, None)  # it is not where it was seen
         slots = [slot_params(r.slot) for r in self.view.index.rows(wanted_by) if r.parent != LIMBO]
         try:
             if self.view.see(gfid) is None:  # what is gone is removed, wherever it is
                 return False
+            self.noted(Problem(gfid, None, "RENAME", errno.EEXIST, "it had the name of another, and gives way for a moment"))
             return bool(self.link.call("set_aside", {"gfid": gfid.hex(), "slots": slots})["names"])
         except (RemoteError, OSError):
             return False

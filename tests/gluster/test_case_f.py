@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,14 @@ import pytest
 
 from tests.gluster.lab import Lab
 from tests.gluster.session import Replication
+from tests.system import processes
 from tests.system.sshd import Sshd
 from tests.system.test_status import Ear
 
 Step = Callable[[Path], object]
+
+TRIES = 8
+"""How often an agent is killed at a moment that may pass unseen."""
 
 
 def nothing(d: Path) -> None:
@@ -107,6 +112,40 @@ def test_con_1_to_6(lab: Lab, scratch: Path, sshd: Sshd, bricks: int) -> None:
                 mine = gfids(r.p / case.name)
                 assert any(d["row"] == case.row and (d["gfid"] in mine or case.row == "CON-1") for d in told), (case, told)
         assert r.product.stop() == 0, r.product.tail()
+
+
+@pytest.mark.timeout(400)
+def test_con_3_agents_that_die_while_a_name_is_set_aside(lab: Lab, scratch: Path, sshd: Sshd) -> None:
+    """What gives way for a moment is in the ledger before: it gets its name back, whoever dies in between."""
+    with Replication.make(lab, scratch, sshd, 2) as r:
+        for i in range(TRIES):
+            (r.p / f"d{i}").mkdir()
+            tree(r.p / f"d{i}", "a", "b")
+        r.product.start()
+        r.settled(2)
+        r.equal()
+        hit = 0
+        for i in range(TRIES):
+            agents = processes.named(sshd.pid, "python")
+            moved(r.s / f"d{i}", "a t", "b a", "t b")
+            moved(r.p / f"d{i}", "a c", "c a")
+            if aside(r, f"d{i}"):
+                processes.kill(agents)
+                hit += bool(aside(r, f"d{i}", 0))
+            r.equal()
+            if hit == 2:
+                break
+        assert hit, "no agent died in between"
+        assert r.product.stop() == 0, r.product.tail()
+
+
+def aside(r: Replication, name: str, within: float = 20) -> list[str]:
+    """What is set aside in a directory on the secondary's bricks, as soon as something is."""
+    end = time.monotonic() + within
+    while True:
+        found = [n for b in r.secondary.bricks for n in os.listdir(b / name) if n.startswith(".georep-aside-")]
+        if found or time.monotonic() > end:
+            return found
 
 
 def gfids(d: Path) -> set[str]:
