@@ -15,6 +15,7 @@ from engine.agent.frames import Kind
 from engine.batch import Plan
 from engine.link import Link, Pending
 from engine.model import LIMBO, EngineError, EntryChange, EntryOp, Fop, Gfid, MetaOp, Outcome, Slot
+from engine.sides import slot_params
 from engine.volume.base import Gone, View
 
 FRAME = 256 * 1024
@@ -22,6 +23,9 @@ FRAME = 256 * 1024
 
 INLINE = 64 * 1024
 """Files up to this many bytes travel whole in a frame with others."""
+
+ASKED = 1000
+"""Names in one question to the agent."""
 
 WINDOW = 16
 """Frames under way before the first of them is awaited."""
@@ -256,6 +260,22 @@ class Applier:
             except Gone:
                 continue
         return None
+
+    def replaced(self, plan: Plan) -> list[Problem]:
+        """What this plan's RENAMEs would replace there although it is alive: only somebody's hand can have put it there
+        (SEC-12). The agent says so when it has happened; but that can be lost with the agent. Raises LinkError, RemoteError.
+        """
+        renames = [e for e in plan.entries if e.dest is not None and e.dest.parent != LIMBO]
+        leaving = {(e.gfid, e.slot) for e in plan.entries if e.fop == _RENAME or e.fop in _REMOVES}
+        found: list[Problem] = []
+        for at in range(0, len(renames), ASKED):
+            some = renames[at : at + ASKED]
+            slots = [slot_params(e.dest) for e in some if e.dest is not None]
+            for change, text in zip(some, self.link.call("taken", {"slots": slots})["taken"], strict=True):
+                gfid = bytes.fromhex(text)
+                if gfid and gfid != change.gfid and (gfid, change.dest) not in leaving and self.view.index.has(gfid):
+                    found.append(Problem(gfid, None, "RENAME", errno.EEXIST, "it has the name of another there"))
+        return found
 
     # ---- metadata --------------------------------------------------------------------------------------------
 

@@ -355,6 +355,8 @@ class Batches:
         self.link.rest = feed.turn.rest
         with feed.turn.batch():
             self.status.batch_phase("entry")
+            if self.worker.seat.replaces:
+                self.failing.note(self.failing.of(self.applier.replaced(todo)))
             self.applier.entries(todo, result)
             self.status.batch_phase("data")
             self._content(todo, result)

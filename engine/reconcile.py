@@ -14,7 +14,7 @@ from typing import Any
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
 from engine.link import Link, RemoteError
 from engine.model import LIMBO, ROOT, Gfid, Slot, Stat
-from engine.sides import listing, looked_up, names_here, names_there
+from engine.sides import listing, looked_up, names_here, names_there, slot_params
 from engine.transfer.base import Transfer
 from engine.volume.base import Gone, View
 
@@ -329,11 +329,6 @@ class Reconciler:
             self.decided(Decision(missing, "CON-5", text))
             meta[missing] = meta[row.parent] = None
             below += self.view.below(missing)
-
-
-def slot_params(slot: Slot) -> dict[str, Any]:
-    """A slot as the agent's calls take it."""
-    return {"parent": slot.parent.hex(), "name": base64.b64encode(slot.name).decode()}
 
 
 def place_params(gfid: Gfid, slots: Iterable[Slot], stat: Any, link: bytes | None) -> dict[str, Any]:

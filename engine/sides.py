@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.agent.handles import kind_word
 from engine.link import Link, RemoteError
-from engine.model import LIMBO, ROOT, Gfid, Stat
+from engine.model import LIMBO, ROOT, Gfid, Slot, Stat
 from engine.volume.base import Gone, View
 
 ABSENT = "absent"
@@ -62,6 +62,11 @@ def secondary_states(link: Link, gfids: Sequence[Gfid]) -> dict[Gfid, str]:
         except RemoteError as e:
             found.update((gfid, f"cannot be looked at: {e.text}") for gfid in some)
     return found
+
+
+def slot_params(slot: Slot) -> dict[str, Any]:
+    """A slot as the agent's calls take it."""
+    return {"parent": slot.parent.hex(), "name": base64.b64encode(slot.name).decode()}
 
 
 def looked_up(link: Link, gfids: Sequence[Gfid]) -> Iterator[tuple[Gfid, dict[str, Any] | None]]:

@@ -57,6 +57,11 @@ class Seat:
     volume: dict[str, str] | None = None
     """The secondary volume as the agent takes it: host, name, params. Then `root` and `root_name` are empty."""
 
+    @property
+    def replaces(self) -> bool:
+        """Does a RENAME replace what has its new name there, at once (SEC-12: a volume, and one subvolume here)?"""
+        return self.volume is not None and self.volume["subvolumes"] == "1"
+
 
 class Job:
     """Something another thread wants done between two batches."""

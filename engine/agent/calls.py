@@ -44,7 +44,7 @@ class Calls:
             "hello": self._hello, "begin": self._begin, "keepalive": self._keepalive, "statfs": self._statfs,
             "adopt_begin": self._adopt_begin, "adopt_end": self._adopt_end, "foreign": self._foreign,
             "sweep": self._sweep, "limbo": self._limbo, "commit": self._commit, "lookup": self._lookup,
-            "slot": self._slot, "list": self._list, "place": self._place, "remove": self._remove,
+            "taken": self._taken, "list": self._list, "place": self._place, "remove": self._remove,
             "set_aside": self._set_aside, "clear_slot": self._clear_slot, "stage": self._stage,
             "unwritten": self._unwritten, "unstage": self._unstage, "here": self._here,
         }  # fmt: skip
@@ -229,8 +229,8 @@ class Calls:
                 found[text] = one
         return {"objects": found}
 
-    def _slot(self, params: Params) -> Result:
-        return self.need().look_at_slot(_slot(params))
+    def _taken(self, params: Params) -> Result:
+        return {"taken": [g.hex() for g in self.need().taken([_slot(s) for s in params["slots"]])]}
 
     def _list(self, params: Params) -> Result:
         after = base64.b64decode(params.get("after") or "")

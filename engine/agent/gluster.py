@@ -16,7 +16,7 @@ from engine.agent.gluster_content import GlusterContents, open_regular
 from engine.agent.gluster_entries import GlusterEntries
 from engine.agent.gluster_info import describe
 from engine.agent.gluster_lease import Leases, read_xattr, write_xattr
-from engine.agent.gluster_listing import Listings, look_at_slot, lookup
+from engine.agent.gluster_listing import Listings, lookup, whose
 from engine.agent.gluster_mount import Mount, state_directory
 from engine.agent.gluster_objects import Objects, inode_of, text_of
 from engine.agent.gluster_pool import Pool
@@ -28,6 +28,7 @@ from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
 from engine.agent.wire import FileBegin, FileResult, Put, Xattrs
 
 Result = dict[str, Any]
+S = TypeVar("S")
 T = TypeVar("T")
 
 OWNER = "trusted.georep.session"
@@ -172,10 +173,10 @@ class GlusterTarget:
         with self.objects.together():
             return lookup(self.objects, gfid)
 
-    def look_at_slot(self, slot: Slot) -> Result:
-        """What is at a slot."""
+    def taken(self, slots: list[Slot]) -> list[Gfid]:
+        """Whose these names are."""
         with self.objects.together():
-            return look_at_slot(self.objects, slot)
+            return self._of_each(slots, lambda slot: whose(self.objects, slot))
 
     def page(self, gfid: Gfid, after: bytes, limit: int, xattrs: bool) -> list[Result]:
         """Entries of a directory by name."""
@@ -188,15 +189,15 @@ class GlusterTarget:
             absent = self._of_each(gfids, self.objects.absent)
         return [gfid for gfid, gone in zip(gfids, absent) if not gone]
 
-    def _of_each(self, gfids: Sequence[Gfid], look: Callable[[Gfid], T]) -> list[T]:
+    def _of_each(self, some: Sequence[S], look: Callable[[S], T]) -> list[T]:
         """What `look` says of each, in their order; several are asked at once. The first exception is raised."""
         found: dict[int, T] = {}
 
         def work(i: int) -> None:
-            found[i] = look(gfids[i])
+            found[i] = look(some[i])
 
-        self.pool.each(work, len(gfids))
-        return [found[i] for i in range(len(gfids))]
+        self.pool.each(work, len(some))
+        return [found[i] for i in range(len(some))]
 
     def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
               replace: bool) -> Placed:  # fmt: skip

@@ -25,20 +25,15 @@ def lookup(objects: Objects, gfid: Gfid) -> Optional[dict[str, Any]]:
     return {"names": names, "limbo": False, "sure": True, "stat": stat_dict(st)}
 
 
-def look_at_slot(objects: Objects, slot: Slot) -> dict[str, Any]:
-    """What is at a slot: exists, gfid, kind, size."""
+def whose(objects: Objects, slot: Slot) -> Gfid:
+    """The gfid of what has this name, b"" when nothing has."""
     check_name(slot)
-    nothing: dict[str, Any] = {"exists": False, "gfid": None, "kind": None, "size": None}
     try:
-        st = objects.look(slot)
+        return objects.gfid_at(slot)
     except OpError as e:
         if e.errno in (errno.ENOENT, errno.ENOTDIR):
-            return nothing
+            return b""
         raise
-    gfid = objects.gfid_at(slot) if st is not None else b""
-    if st is None or not gfid:
-        return nothing
-    return {"exists": True, "gfid": gfid.hex(), "kind": _stat.S_IFMT(st.st_mode), "size": st.st_size}
 
 
 class Listings:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import errno
 import os
 import stat as _stat
 from typing import Any, Optional
 
 from engine.agent.attributes import has_xattrs, read_xattrs
-from engine.agent.handles import OpError, check_name, ident_of
+from engine.agent.handles import ident_of
 from engine.agent.heal import NOWHERE
 from engine.agent.index import Row
 from engine.agent.tree import Tree
-from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid, Slot
+from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid
 
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -44,27 +43,6 @@ def lookup(tree: Tree, gfid: Gfid) -> Optional[dict[str, Any]]:
         if row.parent not in (LIMBO, NOWHERE) and tree.at(row) is not None:
             names.append({"parent": row.parent.hex(), "name": b64(row.name)})
     return {"names": names, "limbo": gfid in tree.limbo, "sure": sure, "stat": stat_dict(where.st)}
-
-
-def look_at_slot(tree: Tree, slot: Slot) -> dict[str, Any]:
-    """What is at a slot: `exists` on disk, `gfid` or null when the index does not know it, `kind`, `size`."""
-    check_name(slot)
-    nothing: dict[str, Any] = {"exists": False, "gfid": None, "kind": None, "size": None}
-    try:
-        pfd = tree.dirfd(slot.parent)
-    except OpError as e:
-        if e.errno in (errno.ENOENT, errno.ENOTDIR):
-            return nothing
-        raise
-    row, st = tree.probe(pfd, slot)
-    if st is None:
-        return nothing
-    return {
-        "exists": True,
-        "gfid": None if row is None else row.gfid.hex(),
-        "kind": _stat.S_IFMT(st.st_mode),
-        "size": st.st_size,
-    }
 
 
 class Listings:

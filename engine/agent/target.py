@@ -57,8 +57,8 @@ class Target(Protocol):
     def lookup(self, gfid: Gfid) -> Optional[Result]:
         """Where an object is: names, limbo, sure, stat; None when it is nowhere."""
 
-    def look_at_slot(self, slot: Slot) -> Result:
-        """What is at a slot: exists, gfid, kind, size."""
+    def taken(self, slots: list[Slot]) -> list[Gfid]:
+        """Whose these names are; b"" for nobody's. Asked of volumes only: a tree keeps what a rename replaces."""
 
     def page(self, gfid: Gfid, after: bytes, limit: int, xattrs: bool) -> list[Result]:
         """Entries of a directory by name."""
@@ -129,8 +129,8 @@ class TreeTarget:
         self.settle()
         return listing.lookup(self.tree, gfid)
 
-    def look_at_slot(self, slot: Slot) -> Result:
-        return listing.look_at_slot(self.tree, slot)
+    def taken(self, slots: list[Slot]) -> list[Gfid]:
+        return [b""] * len(slots)
 
     def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
               replace: bool) -> repair.Placed:  # fmt: skip

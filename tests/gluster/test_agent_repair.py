@@ -97,13 +97,14 @@ def test_list_in_pages(side: Side) -> None:
     assert answer["error"]["errno"] == errno.ENOENT and answer["error"]["text"].startswith("parent")
 
 
-def test_slot(side: Side) -> None:
-    """What has a name, with its gfid."""
+def test_whose_names_are(side: Side) -> None:
+    """The gfids of what has them, in their order."""
     f = side.gfid()
     side.ok(create(f, side.top, b"f", b"abc"))
-    found = side.agent.call("slot", **slot_params(side.top, b"f"))
-    assert (found["exists"], found["gfid"], found["size"]) == (True, f.hex(), 3)
-    assert side.agent.call("slot", **slot_params(side.top, b"g"))["exists"] is False
+    slots = [(side.top, b"g"), (side.top, b"f"), (side.gfid(), b"f"), (f, b"below a file")]
+    answer = side.agent.call("taken", slots=[slot_params(*slot) for slot in slots])
+    assert answer["taken"] == ["", f.hex(), "", ""]
+    assert side.agent.ask("taken", slots=[slot_params(side.top, b"..")])["error"]["errno"] == errno.EINVAL
 
 
 def test_con_3_and_4_place_moves_an_object_to_where_it_belongs(side: Side) -> None:

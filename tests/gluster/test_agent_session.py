@@ -399,4 +399,4 @@ def test_what_a_volume_has_not(volume: Volume) -> None:
         agent.call("adopt_end")
         assert agent.ask("sweep")["error"]["code"] == "not-a-tree"
         assert agent.call("statfs")["statfs"]["bytes"] > 0
-        assert agent.call("slot", **slot_params(gfid(9999), b"x"))["exists"] is False
+        assert agent.call("taken", slots=[slot_params(gfid(9999), b"x")])["taken"] == [""]

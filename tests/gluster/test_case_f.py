@@ -139,6 +139,35 @@ def test_con_3_agents_that_die_while_a_name_is_set_aside(lab: Lab, scratch: Path
         assert r.product.stop() == 0, r.product.tail()
 
 
+@pytest.mark.timeout(400)
+def test_sec_12_agents_that_die_after_a_rename_replaced_what_is_alive(lab: Lab, scratch: Path, sshd: Sshd) -> None:
+    """What a rename is to replace, and what is alive here, is in the ledger before: it comes back, whoever dies."""
+    with Replication.make(lab, scratch, sshd, 1) as r:
+        for i in range(TRIES):
+            (r.p / f"d{i}").mkdir()
+            tree(r.p / f"d{i}", "a", "b")
+        r.product.start()
+        r.settled(1)
+        r.equal()
+        hit = 0
+        for i in range(TRIES):
+            agents = processes.named(sshd.pid, "python")
+            there = r.secondary.bricks[0] / f"d{i}"
+            wanted = (there / "a").stat().st_ino
+            moved(r.s / f"d{i}", "b n")
+            moved(r.p / f"d{i}", "a n")
+            end = time.monotonic() + 20
+            while (there / "n").stat().st_ino != wanted and time.monotonic() < end:
+                pass
+            processes.kill(agents)
+            hit += not (there / "b").exists()
+            r.equal()
+            if hit == 2:
+                break
+        assert hit, "no agent died in between"
+        assert r.product.stop() == 0, r.product.tail()
+
+
 def aside(r: Replication, name: str, within: float = 20) -> list[str]:
     """What is set aside in a directory on the secondary's bricks, as soon as something is."""
     end = time.monotonic() + within

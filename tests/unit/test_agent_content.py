@@ -272,7 +272,7 @@ def test_list_tells_what_is_really_there(agent: Agent, root: Path) -> None:
     assert agent.ask("list", gfid=gfid(77).hex())["error"]["errno"] == errno.ENOENT
 
 
-def test_lookup_and_slot(agent: Agent, root: Path) -> None:
+def test_lookup(agent: Agent, root: Path) -> None:
     from tests.agent_side import slot_params
 
     agent.entries(create(A, ROOT, b"a", b"x"), link(A, ROOT, b"b"), sym(B, ROOT, b"s", b"t"))
@@ -281,12 +281,6 @@ def test_lookup_and_slot(agent: Agent, root: Path) -> None:
     found = agent.call("lookup", gfids=[A.hex(), C.hex(), ROOT.hex()])["objects"]
     assert found[A.hex()]["names"] == [slot_params(ROOT, b"a")] and found[A.hex()]["stat"]["size"] == 1
     assert C.hex() not in found and ROOT.hex() in found
-    assert agent.call("slot", **slot_params(ROOT, b"a")) == {
-        "exists": True, "gfid": A.hex(), "kind": stat.S_IFREG, "size": 1,
-    }  # fmt: skip
-    assert agent.call("slot", **slot_params(ROOT, b"u"))["gfid"] is None
-    assert agent.call("slot", **slot_params(ROOT, b"nothing"))["exists"] is False
-    assert agent.ask("slot", **slot_params(ROOT, b".."))["error"]["errno"] == errno.EINVAL
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become someone else")
