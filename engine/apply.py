@@ -167,12 +167,6 @@ class Applier:
         for gfid in reply.made:
             result.made[gfid] = None
             result.sent.discard(gfid)  # made anew: an agent of another brick had removed it
-        moved = {c.gfid for c in changes if c.fop == _RENAME}.intersection(reply.made) if reply.made else set()
-        for gfid in moved:
-            # it was not there: neither is what it holds, of which no record tells (SEC-11)
-            row = self.view.index.row(gfid)
-            below = self.view.below(gfid) if row is not None and _stat.S_ISDIR(row.kind) else []
-            result.problems += [Problem(g, None, "RENAME", errno.ENOENT, "its directory was missing") for g in below]
         if inlined:
             seen = {s.index: s for s in reply.sizes}
             nbytes = 0
@@ -261,20 +255,20 @@ class Applier:
                 continue
         return None
 
-    def replaced(self, plan: Plan) -> list[Problem]:
+    def replaced(self, plan: Plan) -> list[Gfid]:
         """What this plan's RENAMEs would replace there although it is alive: only somebody's hand can have put it there
         (SEC-12). The agent says so when it has happened; but that can be lost with the agent. Raises LinkError, RemoteError.
         """
         renames = [e for e in plan.entries if e.dest is not None and e.dest.parent != LIMBO]
         leaving = {(e.gfid, e.slot) for e in plan.entries if e.fop == _RENAME or e.fop in _REMOVES}
-        found: list[Problem] = []
+        found: list[Gfid] = []
         for at in range(0, len(renames), ASKED):
             some = renames[at : at + ASKED]
             slots = [slot_params(e.dest) for e in some if e.dest is not None]
             for change, text in zip(some, self.link.call("taken", {"slots": slots})["taken"], strict=True):
                 gfid = bytes.fromhex(text)
                 if gfid and gfid != change.gfid and (gfid, change.dest) not in leaving and self.view.index.has(gfid):
-                    found.append(Problem(gfid, None, "RENAME", errno.EEXIST, "it has the name of another there"))
+                    found.append(gfid)
         return found
 
     # ---- metadata --------------------------------------------------------------------------------------------

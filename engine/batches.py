@@ -49,7 +49,7 @@ class Batches:
         self._jobs_of: Parallel | None = None
         self.transfer = self._transfer()
         self.applier = self._applier()
-        self.reconciler = Reconciler(view, link, self.applier, self.transfer, self._decided, self._noted)
+        self.reconciler = Reconciler(view, link, self.applier, self.transfer, self._decided, worker.ledger.settling)
         self.failing = Failing(worker, link, view, self.reconciler)
         self._recent: dict[Gfid, None] = {}
         """Directories touched since the brick was last idle: their times are put right once more then."""
@@ -111,14 +111,12 @@ class Batches:
         self.worker.decisions.append(decision)
         del self.worker.decisions[:-1000]
 
-    def _noted(self, problem: Problem) -> None:
-        self.failing.note(self.failing.of([problem]))
-
     # ---- the loop --------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Until stopped or an error: take what is closed, apply, commit; else wait."""
         worker = self.worker
+        self.failing.unsettled()
         while not worker.stopping.is_set():
             worker.wake.clear()
             feed = worker.feed()
@@ -355,8 +353,8 @@ class Batches:
         self.link.rest = feed.turn.rest
         with feed.turn.batch():
             self.status.batch_phase("entry")
-            if self.worker.seat.replaces:
-                self.failing.note(self.failing.of(self.applier.replaced(todo)))
+            if self.worker.seat.replaces and (alive := self.applier.replaced(todo)):
+                self.worker.ledger.settling([(gfid, "RETRY") for gfid in alive])
             self.applier.entries(todo, result)
             self.status.batch_phase("data")
             self._content(todo, result)
@@ -475,6 +473,7 @@ class Batches:
             })  # fmt: skip
             self.status.secondary_free(answer.get("statfs"))
         self.failing.note(failures or [])
+        self.worker.ledger.settled()
         if moved:
             marks.advance(mark, mark)
             self._mark = mark

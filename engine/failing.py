@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from engine.apply import Problem, Result
-from engine.ledger import Failure
+from engine.ledger import TREE, Failure
 from engine.link import Link
 from engine.model import Gfid
 from engine.reconcile import Reconciler
@@ -67,6 +67,13 @@ class Failing:
             self.worker.event("failure added", {"count": len(failures)})
             self._show()
 
+    def unsettled(self) -> None:
+        """What an earlier run or connection was about to settle is looked at again, from the ledger."""
+        left = self.worker.ledger.unsettled()
+        text = "it was being settled when the run or the connection ended"
+        self.note(self.of([Problem(gfid, None, operation, 0, text) for gfid, operation in left]))
+        self.worker.ledger.settled()
+
     def set_aside(self, keep_deleted: float | None) -> None:
         """What earlier connections displaced and nothing has wanted since: what is gone on the primary goes, what is not
         is brought back (SEC-16). Only once all has been repeated: a directory that is gone may hold what a later slice
@@ -111,7 +118,8 @@ class Failing:
             return
         feed.rewalk([bytes.fromhex(f.gfid) for f in due if f.operation == "LIST"])
         objects = [f for f in due if f.kind in ("object", "rejected-delete")]
-        problems = [Problem(bytes.fromhex(f.gfid), None, "RETRY", f.errno, f.message) for f in objects]
+        problems = [Problem(bytes.fromhex(f.gfid), None, TREE if f.operation == TREE else "RETRY", f.errno, f.message)
+                    for f in objects]  # fmt: skip
         result = Result()
         left = {p.gfid: p for p in self.reconciler.settle(problems, result)}
         unsettled = left.keys() | set(result.gone)
@@ -121,6 +129,7 @@ class Failing:
             cleared += [f.id for f in due if f.kind == "changelog"]
         if again := self.of(list(left.values())):
             ledger.add_many(again)
+        ledger.settled()
         if cleared:
             ledger.cleared(cleared)
             self.worker.event("failure cleared", {"count": len(cleared)})

@@ -17,6 +17,9 @@ from engine.model import EngineError, Gfid
 FIRST_RETRY, LAST_RETRY = 2.0, 3600.0
 """Seconds until the first retry, and the longest pause; each doubles the one before."""
 
+TREE = "TREE"
+"""The operation of a directory that is to be settled with all that is in it."""
+
 _HINTS = {
     1: "immutable there (chattr -i), or the agent may not (run it as root)",
     13: "permission denied: check who the agent or the engine runs as",
@@ -122,6 +125,7 @@ class Ledger:
                 "CREATE TABLE IF NOT EXISTS failure (id INTEGER PRIMARY KEY AUTOINCREMENT, "
                 + ", ".join(_FIELDS) + ", UNIQUE (kind, gfid, path))"
             )  # fmt: skip
+            self._db.execute("CREATE TABLE IF NOT EXISTS settling (gfid TEXT PRIMARY KEY, operation TEXT)")
             os.chmod(path, 0o600)
             self._count()
         except sqlite3.DatabaseError as e:
@@ -133,6 +137,7 @@ class Ledger:
             "SELECT count(*), min(first_time), min(CASE WHEN next_try>0 THEN next_try END) FROM failure"
         )
         self.size, self.oldest, self._next = row.fetchone()
+        self._settling = bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM settling)").fetchone()[0])
 
     @contextmanager
     def _change_all(self) -> Iterator[None]:
@@ -167,13 +172,35 @@ class Ledger:
                 if old is not None:
                     known = Failure(*old)
                     tries = known.tries + 1
-                    tried = known.operation if f.operation == "RETRY" else f.operation
+                    tried = known.operation if f.operation == "RETRY" or known.operation == TREE else f.operation
                     f = replace(f, id=known.id, first_time=known.first_time, tries=tries, operation=tried,
                                 next_try=f.last_time + backoff(tries) if f.next_try else 0.0)  # fmt: skip
                     self._db.execute("DELETE FROM failure WHERE id=?", (known.id,))
                 values = [getattr(f, n) for n in _FIELDS]
                 marks = ",".join("?" * (len(_FIELDS) + 1))
                 self._db.execute(f"INSERT OR REPLACE INTO failure VALUES ({marks})", (f.id or None, *values))
+
+    def settling(self, objects: Iterable[tuple[Gfid, str]]) -> None:
+        """These are about to be settled (with the operation of a retry): should all end in between, `unsettled` has them.
+
+        What repeats the batch then may find nothing wrong: half of it is done.
+        """
+        with self._change_all():
+            self._db.executemany(
+                "INSERT INTO settling VALUES (?, ?) ON CONFLICT (gfid) DO UPDATE SET operation=excluded.operation "
+                "WHERE operation<>?", [(gfid.hex(), operation, TREE) for gfid, operation in objects],
+            )  # fmt: skip
+
+    def settled(self) -> None:
+        """What was about to be settled is, or has its entry."""
+        if self._settling:
+            with self._change_all():
+                self._db.execute("DELETE FROM settling")
+
+    def unsettled(self) -> list[tuple[Gfid, str]]:
+        """What was about to be settled when an earlier run or connection ended."""
+        with self._lock:
+            return [(bytes.fromhex(g), o) for g, o in self._db.execute("SELECT gfid, operation FROM settling")]
 
     def all(self, limit: int = 10_000) -> list[Failure]:
         """The entries, oldest first."""

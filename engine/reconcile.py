@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
+from engine.ledger import TREE
 from engine.link import Link, RemoteError
 from engine.model import LIMBO, ROOT, Gfid, Slot, Stat
 from engine.sides import listing, looked_up, names_here, names_there, slot_params
@@ -46,13 +47,18 @@ def gathered(problems: Iterable[Problem]) -> tuple[dict[Gfid, Problem], dict[Gfi
     slots: dict[Gfid, list[Slot]] = {}
     for p in problems:
         known = todo.get(p.gfid)
-        if known is None or (p.operation in CONTENT and known.operation not in CONTENT):
+        if known is None or (_reach(p) > _reach(known)):
             todo[p.gfid] = p
         if p.slot is not None and not p.found:
             slots.setdefault(p.gfid, []).append(p.slot)
         if p.found and p.found not in todo:
             todo[p.found] = p
     return todo, slots
+
+
+def _reach(problem: Problem) -> int:
+    """How much settling it takes."""
+    return 2 if problem.operation == TREE else int(problem.operation in CONTENT)
 
 
 class Reconciler:
@@ -65,19 +71,22 @@ class Reconciler:
         applier: Applier,
         transfer: Transfer,
         decided: Callable[[Decision], None],
-        noted: Callable[[Problem], None],
+        settling: Callable[[Iterable[tuple[Gfid, str]]], None],
     ) -> None:
-        """`decided` is told what was decided, `noted` of what needs care even if all ends here: durable when it returns."""
+        """`decided` is told what was decided, `settling` of objects that from now on are half done, with the operation of
+        a retry; durable when it returns."""
         self.view = view
         self.link = link
         self.applier = applier
         self.transfer = transfer
         self.decided = decided
-        self.noted = noted
+        self.settling = settling
         self._there: dict[Gfid, dict[str, Any] | None] = {}
         """Where objects are on the secondary, as seen at the start of the round; each used once."""
         self._known: set[Gfid] = set()
         """Directories the secondary has, as far as seen in this round: one that goes meanwhile costs another round."""
+        self._covered: set[Gfid] = set()
+        """What a retry of a directory that was made here would settle, too."""
 
     def settle(self, problems: list[Problem], result: Result) -> list[Problem]:
         """Resolve problems; what could not be resolved comes back, with the last errno.
@@ -86,6 +95,8 @@ class Reconciler:
         """
         left = list(problems)
         before: set[Gfid] | None = None
+        told: set[Gfid] = set()
+        self._covered = set()
         stuck = False
         for _ in range(ROUNDS):
             todo, slots = gathered(left)
@@ -96,6 +107,10 @@ class Reconciler:
                 break
             stuck = same
             before = set(todo)
+            if before - told:
+                self.settling([(g, TREE if todo[g].operation == TREE else "RETRY") for g in before - told])
+                told |= before
+                self._covered.update(g for g in before if todo[g].operation == TREE)
             left = self._round(todo, slots, result, stuck)
         return left
 
@@ -132,10 +147,13 @@ class Reconciler:
             except OSError as e:
                 text = f"primary: {e.strerror}"
                 left.append(Problem(gfid, problem.slot, problem.operation, e.errno or 0, text))
+            operation = TREE if problem.operation == TREE else "RETRY"
             for found in below:
-                if found not in todo:
-                    todo[found] = Problem(found, None, "RETRY", errno.ENOENT, "its directory was missing")
-                    order.append(found)
+                known = todo.get(found)
+                if known is None or (operation == TREE and known.operation != TREE and self._is_directory(found)):
+                    todo[found] = Problem(found, None, operation, errno.ENOENT, "its directory was missing")
+                    if known is None or found not in order:
+                        order.append(found)
         again = Result()
         if data:
             self.transfer.send(list(data), set(), again)
@@ -150,16 +168,12 @@ class Reconciler:
         return left + again.problems
 
     def _set_aside(self, gfid: Gfid, wanted_by: Gfid) -> bool:
-        """Take the names that `wanted_by` has here from an object that has one of them there; False when that failed.
-
-        Should all end before it is placed again, what repeats the batch may find nothing wrong with it.
-        """
+        """Take the names that `wanted_by` has here from an object that has one of them there; False when that failed."""
         self._there.pop(gfid, None)  # it is not where it was seen
         slots = [slot_params(r.slot) for r in self.view.index.rows(wanted_by) if r.parent != LIMBO]
         try:
             if self.view.see(gfid) is None:  # what is gone is removed, wherever it is
                 return False
-            self.noted(Problem(gfid, None, "RENAME", errno.EEXIST, "it had the name of another, and gives way for a moment"))
             return bool(self.link.call("set_aside", {"gfid": gfid.hex(), "slots": slots})["names"])
         except (RemoteError, OSError):
             return False
@@ -170,6 +184,10 @@ class Reconciler:
         parents = {r.parent: None for g in self._there for r in self.view.index.rows(g)}
         found = looked_up(self.link, [p for p in parents if p not in (ROOT, LIMBO) and p not in self._there])
         self._known = {p for p, there in (*found, *self._there.items()) if there and there["names"]}
+
+    def _is_directory(self, gfid: Gfid) -> bool:
+        row = self.view.index.row(gfid)
+        return row is not None and row.kind == _stat.S_IFDIR
 
     def _depth(self, gfid: Gfid) -> int:
         path = self.view.index.path(gfid)
@@ -211,7 +229,11 @@ class Reconciler:
             if stat.is_file and (differs or problem.operation in CONTENT):
                 data[gfid] = None
             meta[gfid] = None
+            if stat.is_dir and problem.operation == TREE:
+                below += self._below(gfid)
             return
+        if stat.is_dir and there is None:
+            self._about_to_make(gfid)
         link = None
         if stat.is_symlink:
             try:
@@ -228,8 +250,21 @@ class Reconciler:
         meta[gfid] = None
         for row in rows:
             meta[row.parent] = None
-        if stat.is_dir and answer.get("made"):
-            below += self.view.below(gfid)
+        if stat.is_dir and (answer.get("made") or problem.operation == TREE):
+            below += self._below(gfid)
+
+    def _about_to_make(self, directory: Gfid) -> None:
+        """A directory is missing there: once it is made, nothing tells any more that what is in it is missing, too."""
+        if directory not in self._covered:
+            self.settling([(directory, TREE)])
+            self._covered.add(directory)
+
+    def _below(self, directory: Gfid) -> list[Gfid]:
+        """What is in a directory that was just made there."""
+        found = self.view.below(directory)
+        if directory in self._covered:
+            self._covered.update(found)
+        return found
 
     def _in_place(self, gfid: Gfid, stat: Stat, there: dict[str, Any]) -> bool:
         """Is it there under just the names it has here? A symlink may have another text, and is put anew."""
@@ -240,10 +275,14 @@ class Reconciler:
         return names_here(self.view, gfid) == names_there(there)
 
     def clear(self, slot: Slot, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result) -> None:
-        """Remove whatever has this name there; a directory is put where the primary has it, or goes with its dead.
+        """Free a name there: what is alive is put where the primary has it, what is not goes, a directory with its dead.
 
         `data`, `meta`, `below`: what then needs content, attributes, to be settled.
         """
+        found = bytes.fromhex(self.link.call("taken", {"slots": [slot_params(slot)]})["taken"][0])
+        if found and self.view.index.has(found):
+            self._put_right(found, data, meta, below, result)
+            return
         try:
             self.link.call("clear_slot", slot_params(slot))
         except RemoteError as e:
@@ -319,6 +358,8 @@ class Reconciler:
             if row is None:
                 return
             gfid = row.parent
+        if chain:
+            self._about_to_make(chain[-1])
         for missing in reversed(chain):
             row = self.view.index.row(missing)
             seen = self.view.see(missing)
@@ -328,7 +369,7 @@ class Reconciler:
             text = f"parent {os.fsdecode(row.name)!r} was missing, made from the primary's"
             self.decided(Decision(missing, "CON-5", text))
             meta[missing] = meta[row.parent] = None
-            below += self.view.below(missing)
+            below += self._below(missing)
 
 
 def place_params(gfid: Gfid, slots: Iterable[Slot], stat: Any, link: bytes | None) -> dict[str, Any]:

@@ -238,6 +238,9 @@ class Entries:
         out: Applied,
     ) -> None:
         tree = self._tree
+        if op.fop == _RENAME and op.stat is not None and _stat.S_ISDIR(op.stat.mode):
+            # neither is what is in it, of which no record tells: for the primary to settle (SEC-11)
+            raise OpError(errno.ENOENT, "absent: the directory is not here")
         if st is None:
             made = make.create(tree, pfd, slot, op.gfid, op.stat, op.link, op.data, op.xattrs)
         else:

@@ -244,6 +244,8 @@ class GlusterEntries:
         if here is not None:
             if here.st_ino == inode_of(gfid):
                 objects.remember(gfid, slot)  # bricks may have lost the handle by which a gfid is found
+                if op.fop == _MKDIR and stat is not None and _differs(here, stat):
+                    out.needs(gfid)  # it may have been made just now, by an operation that was cut off
                 return
             raise OpError(errno.EEXIST, "occupied: another object has this name", objects.gfid_at(slot))
         if objects.there(gfid):
@@ -258,6 +260,8 @@ class GlusterEntries:
             return
         if stat is None:
             raise OpError(errno.ENOENT, "absent: the directory is not here, and what it is was not sent")
+        if op.fop == _RENAME:  # neither is what is in it, of which no record tells: for the primary to settle (SEC-11)
+            raise OpError(errno.ENOENT, "absent: the directory is not here")
         try:
             objects.make(gfid, slot, stat.mode)
         except OSError as e:
@@ -268,7 +272,7 @@ class GlusterEntries:
                 if here is not None:
                     raise OpError(errno.EEXIST, "occupied: another object has this name", objects.gfid_at(slot)) from e
             raise
-        if op.xattrs is None or op.fop != _MKDIR:
+        if op.xattrs is None:
             out.needs(gfid)
         self._attributes(slot, stat, op.xattrs, times=True)
 
@@ -460,3 +464,7 @@ class GlusterEntries:
         os.rename(src.name, dest.name, src_dir_fd=objects.directory(src.parent),
                   dst_dir_fd=objects.directory(dest.parent))  # fmt: skip
         objects.remember(gfid, dest)
+
+
+def _differs(st: os.stat_result, stat: Stat) -> bool:
+    return (st.st_mode, st.st_uid, st.st_gid, st.st_mtime_ns) != (stat.mode, stat.uid, stat.gid, stat.mtime_ns)

@@ -357,9 +357,8 @@ class TreeView:
             raise
 
     def below(self, gfid: Gfid) -> list[Gfid]:
-        """Nothing: the secondary's index tells of all that is missing there."""
-        del gfid
-        return []
+        """What is in a directory, by the index."""
+        return [child for _, child in self.index.children_names(gfid)]
 
     def list_dir(self, gfid: Gfid) -> list[bytes]:
         """The names in a directory, in no order; `.georep` in the root left out (SAFE-7). Raises Gone; OSError."""

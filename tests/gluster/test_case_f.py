@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -83,6 +84,10 @@ CASES = [
          lambda d: moved(d, "a b"), lambda d: tree(d, "a", "b")),
     Case("deleted-name-has-another", "CON-1", lambda d: ((d / "a").unlink(), tree(d, "a")),
          lambda d: (d / "a").unlink(), lambda d: tree(d, "a")),
+    Case("deleted-name-has-what-is-alive", "CON-2/3/4", lambda d: ((d / "a").unlink(), moved(d, "b a")),
+         lambda d: (d / "a").unlink(), lambda d: tree(d, "a", "b")),
+    Case("deleted-name-has-a-directory-that-is-alive", "CON-2/3/4", lambda d: ((d / "a").unlink(), moved(d, "b a")),
+         lambda d: (d / "a").unlink(), lambda d: tree(d, "a", "b/", "b/x")),
     Case("attributes-of-what-is-missing", "CON-2/3/4", lambda d: (d / "a").unlink(), lambda d: (d / "a").chmod(0o600),
          lambda d: tree(d, "a")),
     Case("content-of-what-is-missing", "CON-2/3/4", lambda d: (d / "a").unlink(),
@@ -114,67 +119,71 @@ def test_con_1_to_6(lab: Lab, scratch: Path, sshd: Sshd, bricks: int) -> None:
         assert r.product.stop() == 0, r.product.tail()
 
 
+class Moment(NamedTuple):
+    """What somebody did on the secondary, what then happens on the primary, and when the agents are to die: `come` to that,
+    while something is not yet as it should be (`half`). Both look at a directory on the secondary's bricks."""
+
+    name: str
+    bricks: int
+    before: Step
+    meddle: Step
+    change: Step
+    come: Callable[[list[Path]], bool]
+    half: Callable[[list[Path]], bool]
+
+
+def aside(there: list[Path]) -> bool:
+    """Is something set aside?"""
+    return any(name.startswith(".georep-aside-") for d in there for name in os.listdir(d))
+
+
+def sizes(*places: Path) -> int:
+    """How many files with content there are in these directories."""
+    return sum(e.stat().st_size > 0 for d in places if d.exists() for e in os.scandir(d))
+
+
+MANY = [f"{name}/{i}" for name in ("a", "a/deep") for i in range(100)]
+MOMENTS = [
+    Moment("set-aside", 2, lambda d: tree(d, "a", "b"), lambda d: moved(d, "a t", "b a", "t b"),
+           lambda d: moved(d, "a c", "c a"), aside, aside),
+    Moment("replaced-what-is-alive", 1, lambda d: tree(d, "a", "b"), lambda d: moved(d, "b n"), lambda d: moved(d, "a n"),
+           lambda there: not (there[0] / "a").exists(), lambda there: not (there[0] / "b").exists()),
+    Moment("directory-made-anew", 2, lambda d: tree(d, "a/deep/", *MANY), lambda d: shutil.rmtree(d / "a"),
+           lambda d: moved(d, "a b"), lambda there: any((d / "b").exists() for d in there),
+           lambda there: sizes(*(d / x for d in there for x in ("b", "b/deep"))) < len(MANY)),
+    Moment("parent-made-anew", 2, lambda d: tree(d, "a/deep/", *MANY), lambda d: shutil.rmtree(d / "a"),
+           lambda d: tree(d, "a/deep/x"), lambda there: any((d / "a" / "deep").exists() for d in there),
+           lambda there: sizes(*(d / x for d in there for x in ("a", "a/deep"))) < len(MANY)),
+]  # fmt: skip
+
+
 @pytest.mark.timeout(400)
-def test_con_3_agents_that_die_while_a_name_is_set_aside(lab: Lab, scratch: Path, sshd: Sshd) -> None:
-    """What gives way for a moment is in the ledger before: it gets its name back, whoever dies in between."""
-    with Replication.make(lab, scratch, sshd, 2) as r:
+@pytest.mark.parametrize("moment", MOMENTS, ids=[m.name for m in MOMENTS])
+def test_agents_that_die_half_way(lab: Lab, scratch: Path, sshd: Sshd, moment: Moment) -> None:
+    """What is about to be settled is known before: of what is half done, what repeats the batch may see nothing."""
+    with Replication.make(lab, scratch, sshd, moment.bricks) as r:
         for i in range(TRIES):
             (r.p / f"d{i}").mkdir()
-            tree(r.p / f"d{i}", "a", "b")
+            moment.before(r.p / f"d{i}")
         r.product.start()
-        r.settled(2)
+        r.settled(moment.bricks)
         r.equal()
         hit = 0
         for i in range(TRIES):
             agents = processes.named(sshd.pid, "python")
-            moved(r.s / f"d{i}", "a t", "b a", "t b")
-            moved(r.p / f"d{i}", "a c", "c a")
-            if aside(r, f"d{i}"):
-                processes.kill(agents)
-                hit += bool(aside(r, f"d{i}", 0))
-            r.equal()
-            if hit == 2:
-                break
-        assert hit, "no agent died in between"
-        assert r.product.stop() == 0, r.product.tail()
-
-
-@pytest.mark.timeout(400)
-def test_sec_12_agents_that_die_after_a_rename_replaced_what_is_alive(lab: Lab, scratch: Path, sshd: Sshd) -> None:
-    """What a rename is to replace, and what is alive here, is in the ledger before: it comes back, whoever dies."""
-    with Replication.make(lab, scratch, sshd, 1) as r:
-        for i in range(TRIES):
-            (r.p / f"d{i}").mkdir()
-            tree(r.p / f"d{i}", "a", "b")
-        r.product.start()
-        r.settled(1)
-        r.equal()
-        hit = 0
-        for i in range(TRIES):
-            agents = processes.named(sshd.pid, "python")
-            there = r.secondary.bricks[0] / f"d{i}"
-            wanted = (there / "a").stat().st_ino
-            moved(r.s / f"d{i}", "b n")
-            moved(r.p / f"d{i}", "a n")
+            there = [b / f"d{i}" for b in r.secondary.bricks]
+            moment.meddle(r.s / f"d{i}")
+            moment.change(r.p / f"d{i}")
             end = time.monotonic() + 20
-            while (there / "n").stat().st_ino != wanted and time.monotonic() < end:
-                pass
+            while not moment.come(there) and time.monotonic() < end:
+                pass  # it passes within milliseconds
             processes.kill(agents)
-            hit += not (there / "b").exists()
+            hit += moment.half(there)
             r.equal()
             if hit == 2:
                 break
         assert hit, "no agent died in between"
         assert r.product.stop() == 0, r.product.tail()
-
-
-def aside(r: Replication, name: str, within: float = 20) -> list[str]:
-    """What is set aside in a directory on the secondary's bricks, as soon as something is."""
-    end = time.monotonic() + within
-    while True:
-        found = [n for b in r.secondary.bricks for n in os.listdir(b / name) if n.startswith(".georep-aside-")]
-        if found or time.monotonic() > end:
-            return found
 
 
 def gfids(d: Path) -> set[str]:

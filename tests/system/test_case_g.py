@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system import processes
 from tests.system.oracle import differences
 from tests.system.runner import converged, finish, wait_until, working, workload
 from tests.system.settings import CALM, LOCAL, SSH, Maker, Setting, untouched, write
@@ -253,3 +254,33 @@ def test_an_undelete_is_kept(make: Maker) -> None:
             return any(p.read_bytes() == b"wanted back" for p in files)
 
         wait_until(kept, 10, "the deleted file below .georep")
+
+
+def test_an_agent_that_dies_while_a_missing_directory_is_made_anew(make: Maker) -> None:
+    """CON-5: somebody has removed a directory there that is renamed here. Half made anew, the rename repeated finds it
+    there: what is missing in it is known from the ledger."""
+    setting = make(LOCAL)
+    tree, there, product = setting.primary, setting.secondary, setting.product
+    hit = 0
+    for i in range(8):
+        for n in range(300):
+            write(tree / f"d{i}/a/{'deep' if n % 2 else 'flat'}/{n}", str(n))
+    with product:
+        product.start()
+        product.active()
+        converged(product, tree, there, since=time.monotonic(), within=30)
+        for i in range(8):
+            agents = product.children("python")
+            shutil.rmtree(there / f"d{i}/a")
+            (tree / f"d{i}/a").rename(tree / f"d{i}/b")
+            new = there / f"d{i}/b"
+            end = time.monotonic() + 20
+            while not new.exists() and time.monotonic() < end:
+                pass  # it passes within milliseconds
+            processes.kill(agents)
+            hit += sum(path.is_file() and path.stat().st_size > 0 for path in new.rglob("*")) < 300
+            converged(product, tree, there, since=time.monotonic(), within=60)
+            if hit == 3:
+                break
+        assert hit, "no agent died in between"
+        assert product.stop() == 0, product.tail()

@@ -207,10 +207,15 @@ def test_sec_11_rename_of_what_is_nowhere_makes_it(side: Local) -> None:
     done = side.ok(
         rename(A, (ROOT, b"g1"), (ROOT, b"a"), regular(5)),
         rename(B, (ROOT, b"g2"), (ROOT, b"s"), symlink(), b"t"),
-        rename(C, (ROOT, b"g3"), (ROOT, b"d"), directory()),
     )
-    assert set(done.made) == {A, B, C}
-    assert set(tree_of(side.path)) == {"a", "s", "d"}
+    assert set(done.made) == {A, B}
+    assert set(tree_of(side.path)) == {"a", "s"}
+
+
+def test_sec_11_rename_of_a_directory_that_is_nowhere(side: Local) -> None:
+    """Made, nothing would tell any more that what is in it is missing: that is for the primary to settle."""
+    side.fails(rename(C, (ROOT, b"g3"), (ROOT, b"d"), directory()), errno.ENOENT, "absent")
+    assert not tree_of(side.path)
 
 
 def test_rename_of_what_is_gone_on_both_sides_tells_what_it_would_have_displaced(side: Local) -> None:

@@ -11,12 +11,13 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from engine.ledger import FIRST_RETRY, LAST_RETRY, Failure, Ledger, LedgerError, backoff
+from engine.ledger import FIRST_RETRY, LAST_RETRY, TREE, Failure, Ledger, LedgerError, backoff
 from engine.model import EngineError
 
 NOW = 1_795_325_087.0
@@ -242,3 +243,28 @@ def test_err_3_what_was_kept_survives_a_kill_at_any_point(path: str, long: bool)
         assert len(known) + 1 >= kept + 7 * (1 + turn % 5)
         kept = len(known) + 1
         ledger.close()
+
+
+def test_what_is_being_settled_is_kept_over_a_restart(path: str) -> None:
+    """CON-6: known until it is said to be settled, and not counted among the failures; the larger task stays."""
+    ledger = Ledger(path)
+    ledger.settling([(_gfid(1), "RETRY"), (_gfid(2), TREE)])
+    ledger.settling([(_gfid(1), TREE), (_gfid(2), "RETRY"), (_gfid(3), "RETRY")])
+    ledger.close()
+    again = Ledger(path)
+    assert dict(again.unsettled()) == {_gfid(1): TREE, _gfid(2): TREE, _gfid(3): "RETRY"}
+    assert again.size == 0
+    again.settled()
+    again.close()
+    last = Ledger(path)
+    assert last.unsettled() == []
+    last.close()
+
+
+def test_a_directory_with_all_in_it_stays_that(path: str) -> None:
+    """A later failure of another operation does not make less of it."""
+    ledger = Ledger(path)
+    ledger.add_many([replace(_failure(1), operation=TREE)])
+    ledger.add_many([_failure(1)])
+    assert [f.operation for f in ledger.all()] == [TREE]
+    ledger.close()

@@ -24,3 +24,9 @@ def test_what_was_in_the_way_is_settled_too_and_for_its_own_content() -> None:
     problems = [Problem(A, SLOT, "CREATE", 17, "occupied", found=B), Problem(B, None, "DATA", 0, "moved")]
     todo, slots = gathered(problems)
     assert todo[A].operation == "CREATE" and todo[B].operation == "DATA" and slots == {}
+
+
+@pytest.mark.parametrize("tree_first", [False, True])
+def test_a_directory_that_is_settled_with_all_in_it_stays_that(tree_first: bool) -> None:
+    problems = [Problem(A, None, "TREE", 0, ""), Problem(A, None, "DATA", 0, "moved")]
+    assert gathered(problems if tree_first else reversed(problems))[0][A].operation == "TREE"
