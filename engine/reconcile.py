@@ -8,7 +8,7 @@ import os
 import stat as _stat
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
@@ -27,6 +27,17 @@ CONTENT = ("DATA", "META", "RETRY")
 
 ROUNDS = 10
 """Rounds without progress after which what is left goes to the ledger (CON-6)."""
+
+
+@dataclass(slots=True)
+class Due:
+    """What settling leaves to be done: content to send, attributes to set, objects to be settled as well (they are in
+    directories that had to be made), and objects that are not where the index has them."""
+
+    data: dict[Gfid, None] = field(default_factory=dict)
+    meta: dict[Gfid, None] = field(default_factory=dict)
+    below: list[Gfid] = field(default_factory=list)
+    gone: list[Gfid] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,36 +129,36 @@ class Reconciler:
         """Look at each once, and settle it. `stuck`: objects that have each other's names are taken apart, each once."""
         aside: set[Gfid] = set()
         left: list[Problem] = []
-        data: dict[Gfid, None] = {}
-        meta: dict[Gfid, None] = {}
+        due = Due(gone=result.gone)
         self._look(todo)
         order = deque(sorted(todo, key=self._depth))
         while order:
             gfid = order.popleft()
             problem = todo[gfid]
-            below: list[Gfid] = []
             try:
-                self._one(gfid, problem, slots.get(gfid, []), data, meta, below, result)
+                self._one(gfid, problem, slots.get(gfid, []), due)
             except RemoteError as e:
                 if e.errno in BRICK_ERRNOS:
                     raise brick_fault(self.link.where, e.errno or 0, e.text) from e
                 number = e.errno or problem.errno
+                way = False
                 if stuck and number == errno.EEXIST and e.found in todo and not {gfid, e.found} & aside:
                     aside.add(e.found)
-                    taken = self._set_aside(e.found, gfid)
+                    way = self._set_aside(e.found, gfid)
                     if e.found not in order:
                         order.append(e.found)  # some of its names may have been taken, even where that failed
-                    if taken:
-                        order.appendleft(gfid)
-                        continue
+                if way:
+                    order.appendleft(gfid)
+                else:
+                    left.append(Problem(gfid, problem.slot, problem.operation, number, e.text, found=e.found))
                 if number == errno.EINVAL:
                     # into a directory that is below it there: that one moved on the primary, too (CON-3)
                     left += [Problem(above, None, "RENAME", number, e.text) for above in self._above(gfid)]
-                left.append(Problem(gfid, problem.slot, problem.operation, number, e.text, found=e.found))
             except OSError as e:
                 text = f"primary: {e.strerror}"
                 left.append(Problem(gfid, problem.slot, problem.operation, e.errno or 0, text))
             operation = TREE if problem.operation == TREE else "RETRY"
+            below, due.below = due.below, []
             for found in below:
                 known = todo.get(found)
                 if known is None or (operation == TREE and known.operation != TREE and self._is_directory(found)):
@@ -155,9 +166,9 @@ class Reconciler:
                     if known is None or found not in order:
                         order.append(found)
         again = Result()
-        if data:
-            self.transfer.send(list(data), set(), again)
-        rest = [g for g in meta if g not in again.sent]
+        if due.data:
+            self.transfer.send(list(due.data), set(), again)
+        rest = [g for g in due.meta if g not in again.sent]
         if rest:
             # directories last, the deepest first: making what is below them changes their times
             self.applier.metas(sorted(rest, key=self._depth, reverse=True), again)
@@ -193,44 +204,41 @@ class Reconciler:
         path = self.view.index.path(gfid)
         return 0 if not path else path.count(b"/") + 1
 
-    def _one(
-        self, gfid: Gfid, problem: Problem, slots: list[Slot], data: dict[Gfid, None], meta: dict[Gfid, None],
-        below: list[Gfid], result: Result,
-    ) -> None:  # fmt: skip
-        """Settle one. `below` gets what is in a directory that had to be made: it is to be settled as well."""
+    def _one(self, gfid: Gfid, problem: Problem, slots: list[Slot], due: Due) -> None:
+        """Settle one; `due` gets what is left to be done."""
         if gfid in (ROOT, LIMBO):
-            meta[ROOT] = None
+            due.meta[ROOT] = None
             return
         rows = [r for r in self.view.index.rows(gfid) if r.parent != LIMBO]
         # where it is now on the secondary: those directories' times change when it moves
         there = self._there.pop(gfid) if gfid in self._there else dict(looked_up(self.link, [gfid]))[gfid]
         for name in there["names"] if there else []:
-            meta[bytes.fromhex(name["parent"])] = None
+            due.meta[bytes.fromhex(name["parent"])] = None
         if not rows:
             if self.view.index.has(gfid):
                 raise OSError(errno.ENODATA, "it is there, but none of its names is known")
-            self._remove(gfid, data, meta, below, result)
+            self._remove(gfid, due)
             self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
             for slot in slots:
                 if self.view.index.get(*slot) is None and (slot.parent == ROOT or self.view.index.has(slot.parent)):
-                    self.clear(slot, data, meta, below, result)
-                    meta[slot.parent] = None
+                    self.clear(slot, due)
+                    due.meta[slot.parent] = None
             return
         seen = self.view.see(gfid)
         if seen is None:
-            result.gone.append(gfid)
+            due.gone.append(gfid)
             return
         for parent in {r.parent for r in rows}:
-            self._parents(parent, meta, below)
-            meta[parent] = None
+            self._parents(parent, due)
+            due.meta[parent] = None
         stat = seen.stat
         if there is not None and self._in_place(gfid, stat, there):
             differs = (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"])
             if stat.is_file and (differs or problem.operation in CONTENT):
-                data[gfid] = None
-            meta[gfid] = None
+                due.data[gfid] = None
+            due.meta[gfid] = None
             if stat.is_dir and problem.operation == TREE:
-                below += self._below(gfid)
+                due.below += self._below(gfid)
             return
         if stat.is_dir and there is None:
             self._about_to_make(gfid)
@@ -239,19 +247,19 @@ class Reconciler:
             try:
                 link = self.view.link_text(rows[0].slot, gfid)
             except Gone:
-                result.gone.append(gfid)
+                due.gone.append(gfid)
                 return
         answer = self.link.call("place", place_params(gfid, [r.slot for r in rows], stat, link))
         names = ", ".join(repr(os.fsdecode(r.name)) for r in rows[:3])
         why = f" ({problem.text})" if problem.text else ""
         self.decided(Decision(gfid, "CON-2/3/4", f"{problem.operation}{why}: put where the primary has it ({names})"))
         if stat.is_file and (answer.get("data") or problem.operation in CONTENT):
-            data[gfid] = None
-        meta[gfid] = None
+            due.data[gfid] = None
+        due.meta[gfid] = None
         for row in rows:
-            meta[row.parent] = None
+            due.meta[row.parent] = None
         if stat.is_dir and (answer.get("made") or problem.operation == TREE):
-            below += self._below(gfid)
+            due.below += self._below(gfid)
 
     def _about_to_make(self, directory: Gfid) -> None:
         """A directory is missing there: once it is made, nothing tells any more that what is in it is missing, too."""
@@ -274,14 +282,11 @@ class Reconciler:
             return False
         return names_here(self.view, gfid) == names_there(there)
 
-    def clear(self, slot: Slot, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result) -> None:
-        """Free a name there: what is alive is put where the primary has it, what is not goes, a directory with its dead.
-
-        `data`, `meta`, `below`: what then needs content, attributes, to be settled.
-        """
+    def clear(self, slot: Slot, due: Due) -> None:
+        """Free a name there: what is alive is put where the primary has it, what is not goes, a directory with its dead."""
         found = bytes.fromhex(self.link.call("taken", {"slots": [slot_params(slot)]})["taken"][0])
         if found and self.view.index.has(found):
-            self._put_right(found, data, meta, below, result)
+            self._put_right(found, due, "it has a name that is nobody's here")
             return
         try:
             self.link.call("clear_slot", slot_params(slot))
@@ -289,11 +294,11 @@ class Reconciler:
             if e.errno != errno.ENOTEMPTY or not e.found:
                 raise
             if self.view.index.has(e.found):
-                self._put_right(e.found, data, meta, below, result)
+                self._put_right(e.found, due)
             else:
-                self._remove(e.found, data, meta, below, result)
+                self._remove(e.found, due)
 
-    def _remove(self, gfid: Gfid, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result) -> None:
+    def _remove(self, gfid: Gfid, due: Due) -> None:
         """Take what is gone on the primary away, and of what is in it, that which is gone, too.
 
         What is alive is put where the primary has it, never removed with the directory it happens to be in: another
@@ -310,11 +315,9 @@ class Reconciler:
                 if e.errno != errno.ENOTEMPTY or len(dead) == last:
                     raise
             last = len(dead)
-            dead = self._dead_below(gfid, data, meta, below, result)
+            dead = self._dead_below(gfid, due)
 
-    def _dead_below(
-        self, gfid: Gfid, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result
-    ) -> list[str]:
+    def _dead_below(self, gfid: Gfid, due: Due) -> list[str]:
         """What is in a directory there and gone on the primary; what is alive is taken out of it."""
         found: list[str] = []
         todo = [gfid]
@@ -322,15 +325,15 @@ class Reconciler:
             for entry in list(listing(self.link, todo.pop())):  # what is taken out changes it
                 one = bytes.fromhex(entry["gfid"])
                 if self.view.index.has(one):
-                    self._put_right(one, data, meta, below, result)
+                    self._put_right(one, due)
                     continue
                 found.append(one.hex())
                 if _stat.S_ISDIR(int(entry["mode"])):
                     todo.append(one)
         return found
 
-    def _put_right(self, gfid: Gfid, data: dict[Gfid, None], meta: dict[Gfid, None], below: list[Gfid], result: Result) -> None:
-        self._one(gfid, Problem(gfid, None, "RMDIR", 0, "in a directory that goes"), [], data, meta, below, result)
+    def _put_right(self, gfid: Gfid, due: Due, why: str = "in a directory that goes") -> None:
+        self._one(gfid, Problem(gfid, None, "REMOVE", 0, why), [], due)
 
     def _above(self, gfid: Gfid) -> list[Gfid]:
         """The directories above an object on the primary, the root left out."""
@@ -341,8 +344,8 @@ class Reconciler:
             row = self.view.index.row(row.parent)
         return out
 
-    def _parents(self, gfid: Gfid, meta: dict[Gfid, None], below: list[Gfid]) -> None:
-        """Make missing parents on the secondary from the primary's (CON-5); `below` gets what is in them."""
+    def _parents(self, gfid: Gfid, due: Due) -> None:
+        """Make missing parents on the secondary from the primary's (CON-5)."""
         chain: list[Gfid] = []
         while gfid != ROOT and gfid != LIMBO:
             if gfid in self._known:
@@ -368,8 +371,8 @@ class Reconciler:
             self.link.call("place", place_params(missing, [row.slot], seen.stat, None))
             text = f"parent {os.fsdecode(row.name)!r} was missing, made from the primary's"
             self.decided(Decision(missing, "CON-5", text))
-            meta[missing] = meta[row.parent] = None
-            below += self._below(missing)
+            due.meta[missing] = due.meta[row.parent] = None
+            due.below += self._below(missing)
 
 
 def place_params(gfid: Gfid, slots: Iterable[Slot], stat: Any, link: bytes | None) -> dict[str, Any]:

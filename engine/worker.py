@@ -16,10 +16,10 @@ from engine.batches import Batches
 from engine.guard import DeleteGuard, Hold, hold_id
 from engine.ledger import Ledger
 from engine.link import Link, SshTarget, connect
-from engine.model import NO_MARK, EngineError, Gfid, Mark, Slot
+from engine.model import NO_MARK, EngineError, Mark, Slot
 from engine.nodes import Nodes, Stay
 from engine.options import Options
-from engine.reconcile import Decision
+from engine.reconcile import Decision, Due
 from engine.register import register_volume
 from engine.status import BrickStatus
 from engine.transfer.limit import Bandwidth
@@ -221,11 +221,10 @@ class Worker:
         left: list[Problem] = []
 
         def job(batches: Batches) -> None:
-            moved: dict[Gfid, None] = {}
-            below: list[Gfid] = []
+            due = Due(gone=result.gone)
             for slot in extra:
-                batches.reconciler.clear(slot, moved, moved, below, result)
-            more = [Problem(gfid, None, "META", 0, "moved") for gfid in (*moved, *below)]
+                batches.reconciler.clear(slot, due)
+            more = [Problem(gfid, None, "META", 0, "moved") for gfid in (*due.data, *due.meta, *due.below)]
             left.extend(batches.reconciler.settle(problems + more, result))
             batches.commit_now(purge_foreign=True)
 
