@@ -85,6 +85,7 @@ class Failing:
         self._settle([Problem(bytes.fromhex(g), None, "RENAME", 0, "set aside by an earlier connection") for g in alive])
         if alive or dead:
             self.link.call("commit", {"purge": dead, "keep_deleted": keep_deleted, "mark": None})
+            self.worker.ledger.settled()
 
     def recheck(self, commit: Callable[[], None]) -> None:
         """After a run that did not end in order: what may be newer on the secondary is compared, and sent again where it
@@ -97,6 +98,7 @@ class Failing:
             again += [Problem(g, None, "RENAME", 0, why) for g in elsewhere]
             self._settle(again, same)
             commit()
+            self.worker.ledger.settled()
             self.worker.log("info", f"{why}: {len(suspects)} objects compared, {len(differ)} sent again, "
                                     f"{len(elsewhere)} put in their place")  # fmt: skip
         self.worker.primary.rechecked()

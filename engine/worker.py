@@ -227,6 +227,7 @@ class Worker:
             more = [Problem(gfid, None, "META", 0, "moved") for gfid in (*due.data, *due.meta, *due.below)]
             left.extend(batches.reconciler.settle(problems + more, result))
             batches.commit_now(purge_foreign=True)
+            self.ledger.settled()
 
         self.do(job, 600)
         return left

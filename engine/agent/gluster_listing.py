@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat as _stat
 from typing import Any, Optional
@@ -26,14 +25,12 @@ def lookup(objects: Objects, gfid: Gfid) -> Optional[dict[str, Any]]:
 
 
 def whose(objects: Objects, slot: Slot) -> Gfid:
-    """The gfid of what has this name, b"" when nothing has."""
-    check_name(slot)
+    """The gfid of what has this name, b"" when nothing has, or can have."""
     try:
+        check_name(slot)
         return objects.gfid_at(slot)
-    except OpError as e:
-        if e.errno in (errno.ENOENT, errno.ENOTDIR):
-            return b""
-        raise
+    except OpError:
+        return b""
 
 
 class Listings:
