@@ -87,7 +87,7 @@ def test_sta_3_small_files_that_change_count_their_bytes(live: Setting) -> None:
     write(live.primary / "d/first", b"x" * 1000)
     _arrives(live.secondary / "d/first", 1000)
     wait_until(lambda: _brick(ear)["totals"]["bytes"] - before == 1000, 20, "the bytes are counted")
-    assert _brick(ear)["history"][-1]["bytes"] == 1000
+    wait_until(lambda: _brick(ear)["history"][-1]["bytes"] == 1000, 20, "the batch is in the history")
     ear.close()
 
 
