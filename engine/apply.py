@@ -15,7 +15,7 @@ from engine.agent.frames import Kind
 from engine.batch import Plan
 from engine.link import Link, Pending
 from engine.model import LIMBO, EngineError, EntryChange, EntryOp, Fop, Gfid, MetaOp, Outcome, Slot
-from engine.sides import slot_params
+from engine.sides import LISTED, slot_params
 from engine.volume.base import Gone, View
 
 FRAME = 256 * 1024
@@ -23,9 +23,6 @@ FRAME = 256 * 1024
 
 INLINE = 64 * 1024
 """Files up to this many bytes travel whole in a frame with others."""
-
-ASKED = 1000
-"""Names in one question to the agent."""
 
 WINDOW = 16
 """Frames under way before the first of them is awaited."""
@@ -262,8 +259,8 @@ class Applier:
         renames = [e for e in plan.entries if e.dest is not None and e.dest.parent != LIMBO]
         leaving = {(e.gfid, e.slot) for e in plan.entries if e.fop == _RENAME or e.fop in _REMOVES}
         found: list[Gfid] = []
-        for at in range(0, len(renames), ASKED):
-            some = renames[at : at + ASKED]
+        for at in range(0, len(renames), LISTED):
+            some = renames[at : at + LISTED]
             slots = [slot_params(e.dest) for e in some if e.dest is not None]
             for change, text in zip(some, self.link.call("taken", {"slots": slots})["taken"], strict=True):
                 gfid = bytes.fromhex(text)

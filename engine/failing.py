@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from engine.apply import Problem, Result
-from engine.ledger import TREE, Failure
+from engine.ledger import Failure, retried
 from engine.link import Link
 from engine.model import Gfid
 from engine.reconcile import Reconciler
@@ -120,8 +120,7 @@ class Failing:
             return
         feed.rewalk([bytes.fromhex(f.gfid) for f in due if f.operation == "LIST"])
         objects = [f for f in due if f.kind in ("object", "rejected-delete")]
-        problems = [Problem(bytes.fromhex(f.gfid), None, TREE if f.operation == TREE else "RETRY", f.errno, f.message)
-                    for f in objects]  # fmt: skip
+        problems = [Problem(bytes.fromhex(f.gfid), None, retried(f.operation), f.errno, f.message) for f in objects]
         result = Result()
         left = {p.gfid: p for p in self.reconciler.settle(problems, result)}
         unsettled = left.keys() | set(result.gone)

@@ -20,6 +20,12 @@ FIRST_RETRY, LAST_RETRY = 2.0, 3600.0
 TREE = "TREE"
 """The operation of a directory that is to be settled with all that is in it."""
 
+
+def retried(operation: str) -> str:
+    """The operation of a retry: nobody remembers what was tried first, but how far it has to reach."""
+    return TREE if operation == TREE else "RETRY"
+
+
 _HINTS = {
     1: "immutable there (chattr -i), or the agent may not (run it as root)",
     13: "permission denied: check who the agent or the engine runs as",
@@ -199,8 +205,7 @@ class Ledger:
 
     def unsettled(self) -> list[tuple[Gfid, str]]:
         """What was about to be settled when an earlier run or connection ended."""
-        with self._lock:
-            return [(bytes.fromhex(g), o) for g, o in self._db.execute("SELECT gfid, operation FROM settling")]
+        return [(bytes.fromhex(g), o) for g, o in self._rows("SELECT gfid, operation FROM settling")]
 
     def all(self, limit: int = 10_000) -> list[Failure]:
         """The entries, oldest first."""
@@ -223,9 +228,12 @@ class Ledger:
             return int(self._db.execute("SELECT count(*) FROM failure WHERE first_time<=?", (time,)).fetchone()[0])
 
     def _read(self, query: str, *values: float) -> list[Failure]:
+        return [Failure(*row) for row in self._rows(query, *values)]
+
+    def _rows(self, query: str, *values: float) -> list[tuple[Any, ...]]:
         with self._lock:
             try:
-                return [Failure(*row) for row in self._db.execute(query, values)]
+                return self._db.execute(query, values).fetchall()
             except sqlite3.DatabaseError as e:
                 raise LedgerError(self.path, f"the failure ledger cannot be read ({e})") from e
 

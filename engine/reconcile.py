@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
-from engine.ledger import TREE
+from engine.ledger import TREE, retried
 from engine.link import Link, RemoteError
 from engine.model import LIMBO, ROOT, Gfid, Slot, Stat
 from engine.sides import listing, looked_up, names_here, names_there, slot_params
@@ -118,10 +118,10 @@ class Reconciler:
                 break
             stuck = same
             before = set(todo)
-            if before - told:
-                self.settling([(g, TREE if todo[g].operation == TREE else "RETRY") for g in before - told])
-                told |= before
-                self._covered.update(g for g in before if todo[g].operation == TREE)
+            if new := before - told:
+                self.settling([(g, retried(todo[g].operation)) for g in new])
+                told |= new
+                self._covered.update(g for g in new if todo[g].operation == TREE)
             left = self._round(todo, slots, result, stuck)
         return left
 
@@ -157,7 +157,7 @@ class Reconciler:
             except OSError as e:
                 text = f"primary: {e.strerror}"
                 left.append(Problem(gfid, problem.slot, problem.operation, e.errno or 0, text))
-            operation = TREE if problem.operation == TREE else "RETRY"
+            operation = retried(problem.operation)
             below, due.below = due.below, []
             for found in below:
                 known = todo.get(found)

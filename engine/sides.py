@@ -20,7 +20,7 @@ PAGE = 200
 """Objects asked for at once."""
 
 LISTED = 1000
-"""Names of a directory asked for at once."""
+"""Names asked for at once."""
 
 ASKED = 5000
 """Objects of one batch of failures whose states are looked up; of more, the rest says nothing."""

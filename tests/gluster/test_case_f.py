@@ -137,7 +137,7 @@ def aside(there: list[Path]) -> bool:
     return any(name.startswith(".georep-aside-") for d in there for name in os.listdir(d))
 
 
-def sizes(*places: Path) -> int:
+def filled(*places: Path) -> int:
     """How many files with content there are in these directories."""
     return sum(e.stat().st_size > 0 for d in places if d.exists() for e in os.scandir(d))
 
@@ -150,10 +150,10 @@ MOMENTS = [
            lambda there: not (there[0] / "a").exists(), lambda there: not (there[0] / "b").exists()),
     Moment("directory-made-anew", 2, lambda d: tree(d, "a/deep/", *MANY), lambda d: shutil.rmtree(d / "a"),
            lambda d: moved(d, "a b"), lambda there: any((d / "b").exists() for d in there),
-           lambda there: sizes(*(d / x for d in there for x in ("b", "b/deep"))) < len(MANY)),
+           lambda there: filled(*(d / x for d in there for x in ("b", "b/deep"))) < len(MANY)),
     Moment("parent-made-anew", 2, lambda d: tree(d, "a/deep/", *MANY), lambda d: shutil.rmtree(d / "a"),
            lambda d: tree(d, "a/deep/x"), lambda there: any((d / "a" / "deep").exists() for d in there),
-           lambda there: sizes(*(d / x for d in there for x in ("a", "a/deep"))) < len(MANY)),
+           lambda there: filled(*(d / x for d in there for x in ("a", "a/deep"))) < len(MANY)),
 ]  # fmt: skip
 
 

@@ -276,7 +276,6 @@ def test_lookup(agent: Agent, root: Path) -> None:
     from tests.agent_side import slot_params
 
     agent.entries(create(A, ROOT, b"a", b"x"), link(A, ROOT, b"b"), sym(B, ROOT, b"s", b"t"))
-    (root / "u").mkdir()
     os.unlink(root / "b")
     found = agent.call("lookup", gfids=[A.hex(), C.hex(), ROOT.hex()])["objects"]
     assert found[A.hex()]["names"] == [slot_params(ROOT, b"a")] and found[A.hex()]["stat"]["size"] == 1
