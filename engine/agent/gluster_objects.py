@@ -343,6 +343,8 @@ class Objects:
                 self.forget(slot.parent)
                 raise OpError(errno.ENOENT, f"parent: directory {slot.parent.hex()} is not here", slot.parent) from e
             raise
+        if kind == _stat.S_IFDIR:
+            self.forget(gfid)  # one that is open is another, which somebody has removed
         self._slots[gfid] = slot
 
     # --- paths

@@ -60,6 +60,7 @@ def create(
         return Made(xattrs is not None, None, _attempt_link(pfd, name, st, stat))
     if kind == _stat.S_IFDIR:
         os.mkdir(name, stat.mode & 0o7777, dir_fd=pfd)
+        tree.dirs.drop(gfid)  # one that is open is another, which somebody has removed
     else:
         os.mknod(name, stat.mode, stat.rdev, dir_fd=pfd)
     st = os.stat(name, dir_fd=pfd, follow_symlinks=False)

@@ -284,3 +284,21 @@ def test_an_agent_that_dies_while_a_missing_directory_is_made_anew(make: Maker) 
                 break
         assert hit, "no agent died in between"
         assert product.stop() == 0, product.tail()
+
+
+def test_a_directory_that_somebody_removed_comes_back_with_all_in_it(make: Maker) -> None:
+    """SEC-11: renamed here and missing there, it is made anew with what is in it, at once: nothing fails on the way."""
+    setting = make(LOCAL)
+    tree, there, product = setting.primary, setting.secondary, setting.product
+    for n in range(40):
+        write(tree / f"a/{'deep' if n % 2 else 'flat'}/{n}", str(n))
+    with product:
+        product.start()
+        product.active()
+        converged(product, tree, there, since=time.monotonic())
+        shutil.rmtree(there / "a")
+        (tree / "a").rename(tree / "b")
+        converged(product, tree, there, since=time.monotonic())
+        assert product.stop() == 0, product.tail()
+    (log,) = (product.base / "state").rglob("engine.log")
+    assert "WARNING" not in log.read_text(), log.read_text()
