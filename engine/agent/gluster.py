@@ -18,7 +18,8 @@ from engine.agent.gluster_info import describe
 from engine.agent.gluster_lease import Leases, read_xattr, write_xattr
 from engine.agent.gluster_listing import Listings, lookup, whose
 from engine.agent.gluster_mount import Mount, state_directory
-from engine.agent.gluster_objects import Objects, inode_of, text_of
+from engine.agent.gluster_objects import Objects
+from engine.agent.gluster_paths import inode_of, text_of
 from engine.agent.gluster_pool import Pool
 from engine.agent.handles import OpError
 from engine.agent.repair import Placed

@@ -11,7 +11,8 @@ from typing import Callable, Optional
 from engine.agent import system, wire
 from engine.agent.content import OPEN_FILES, file_result, finish, hole_of, piece_of, write_at, write_whole
 from engine.agent.frames import Payload
-from engine.agent.gluster_objects import Objects, inode_of, set_found
+from engine.agent.gluster_objects import Objects, set_found
+from engine.agent.gluster_paths import inode_of
 from engine.agent.gluster_pool import Needs, Pool
 from engine.agent.handles import OpError, kind_word, system_error
 from engine.agent.types import Gfid, MetaOp, Outcome, Stat

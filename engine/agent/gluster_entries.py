@@ -11,7 +11,8 @@ from typing import Callable, Optional
 from engine.agent.attributes import set_attributes, set_link_attributes
 from engine.agent.content import write_whole
 from engine.agent.gluster_content import open_regular
-from engine.agent.gluster_objects import GONE, Objects, aside_name, gfid_of, inode_of
+from engine.agent.gluster_objects import Objects, aside_name
+from engine.agent.gluster_paths import GONE, gfid_of, inode_of
 from engine.agent.gluster_pool import Needs, Pool, Wait
 from engine.agent.handles import OpError, check_name, kind_word, system_error
 from engine.agent.types import LIMBO, EntryOp, Fop, Gfid, Outcome, Slot, Stat

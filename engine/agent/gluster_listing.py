@@ -7,7 +7,8 @@ import stat as _stat
 from typing import Any, Optional
 
 from engine.agent.attributes import has_xattrs, read_xattrs
-from engine.agent.gluster_objects import GONE, Objects, gfid_of, inode_of
+from engine.agent.gluster_objects import Objects
+from engine.agent.gluster_paths import GONE, gfid_of, inode_of
 from engine.agent.gluster_pool import Pool
 from engine.agent.handles import OpError, check_name
 from engine.agent.listing import b64, stat_dict

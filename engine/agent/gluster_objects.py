@@ -18,17 +18,14 @@ from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from engine.agent.attributes import set_attributes, set_link_attributes
+from engine.agent.gluster_paths import GONE, gfid_of, inode_of, paths_of, slot_of, text_of, walk
 from engine.agent.handles import DEFAULT_ACL, OpError, kind_word
 from engine.agent.types import ROOT, Gfid, Slot, Stat
 from engine.agent.wire import Xattrs
 
-GONE = (errno.ENOENT, errno.ESTALE)
 """How a mount says that something is not there (any more)."""
 
 _NEWFILE = "glusterfs.gfid.newfile"
-_GFID = "glusterfs.gfid.string"
-_PATHS = "glusterfs.gfidtopath"
-_PATH_OF_DIRECTORY = "glusterfs.gfid2path"
 _NOTE = "trusted.gfid2path."
 _DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,20 +47,10 @@ class Found(NamedTuple):
     st: os.stat_result
 
 
-def text_of(gfid: Gfid) -> str:
-    """A gfid as GlusterFS writes it."""
-    return str(uuid.UUID(bytes=gfid))
-
-
 def _start_of(slot: Slot) -> int:
     """Which byte of the lock file stands for a name; those of gfids are below."""
     digest = hashlib.blake2b(slot.parent + slot.name, digest_size=8).digest()
     return (1 << 62) + (int.from_bytes(digest, "big") >> 3)
-
-
-def inode_of(gfid: Gfid) -> int:
-    """The inode number a mount shows for a gfid."""
-    return int.from_bytes(gfid[8:], "big")
 
 
 def aside_name(gfid: Gfid) -> bytes:
@@ -347,76 +334,14 @@ class Objects:
             self.forget(gfid)  # one that is open is another, which somebody has removed
         self._slots[gfid] = slot
 
-    # --- paths
-
-    def paths(self, gfid: Gfid, directory: bool) -> list[list[bytes]]:
-        """All paths of an object, as components below the root, checked; [] when it is nowhere."""
-        if gfid == ROOT:
-            return [[]]
-        key = _PATH_OF_DIRECTORY if directory else _PATHS
-        try:
-            raw = os.getxattr(self._at + self.by_gfid(gfid), key, follow_symlinks=False).rstrip(b"\0")
-        except OSError as e:
-            if e.errno in (*GONE, errno.ENODATA):
-                return []
-            raise
-        if directory:
-            return [raw.split(b"/")[1:]]
-        return self._split(raw, gfid)
-
-    def _split(self, raw: bytes, gfid: Gfid) -> list[list[bytes]]:
-        """Paths that are joined by ":", which names may hold too, so a path is what leads to the object.
-
-        GlusterFS 10 writes each last name over the one before it: of a longer one, the end stays behind it.
-        """
-        pieces = raw.split(b":/")
-        pieces[0] = pieces[0][1:]
-        found: list[list[bytes]] = []
-        before, at = b"", 0
-        while at < len(pieces):
-            for end in range(at + 1, len(pieces) + 1):
-                *above, last = b":/".join(pieces[at:end]).split(b"/")
-                lengths = [len(last), *(n for n in range(len(last) - 1, 0, -1) if last[n:] == before[n:])]
-                whole = next((n for n in lengths if self._leads_to([*above, last[:n]], gfid)), 0)
-                if whole:
-                    if [*above, last[:whole]] not in found:
-                        found.append([*above, last[:whole]])
-                    before, at = last, end - 1
-                    break
-            at += 1
-        return found
-
-    def _leads_to(self, parts: list[bytes], gfid: Gfid) -> bool:
-        try:
-            fd = self.walk(parts[:-1])
-        except OSError:
-            return False
-        try:
-            return os.stat(parts[-1], dir_fd=fd, follow_symlinks=False).st_ino == inode_of(gfid)
-        except OSError:
-            return False
-        finally:
-            os.close(fd)
-
-    def walk(self, parts: list[bytes], flags: int = _DIR) -> int:
-        """Open a directory by its path, component by component, through no link. OSError."""
-        fd = os.open(b".", flags if not parts else _DIR, dir_fd=self.root_fd)
-        try:
-            for i, part in enumerate(parts):
-                new = os.open(part, flags if i == len(parts) - 1 else _DIR, dir_fd=fd)
-                os.close(fd)
-                fd = new
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+    # --- names of an object
 
     def names(self, gfid: Gfid, directory: bool) -> list[Slot]:
         """All names of an object, by the gfids of their directories; each was just seen to hold it."""
         if self._bricks is not None:
             slots = self._names_on_bricks(gfid, directory)
         else:
-            slots = list(filter(None, (self._slot_of(parts) for parts in self.paths(gfid, directory))))
+            slots = [s for p in paths_of(self.root_fd, gfid, directory) if (s := slot_of(self.root_fd, p)) is not None]
         found: list[Slot] = []
         for slot in dict.fromkeys(slots):
             try:
@@ -426,19 +351,6 @@ class Objects:
             if st is not None and st.st_ino == inode_of(gfid):
                 found.append(slot)
         return found
-
-    def _slot_of(self, parts: list[bytes]) -> Optional[Slot]:
-        if len(parts) < 2:
-            return Slot(ROOT, parts[0]) if parts else None
-        try:
-            fd = self.walk(parts[:-2])
-        except OSError:
-            return None
-        try:
-            parent = gfid_of(b"/proc/self/fd/%d/%s" % (fd, parts[-2]))
-        finally:
-            os.close(fd)
-        return Slot(parent, parts[-1]) if parent else None
 
     def _names_on_bricks(self, gfid: Gfid, directory: bool) -> list[Slot]:
         """What the bricks themselves have noted: a directory's handle, a file's xattrs (which may be outdated)."""
@@ -463,9 +375,9 @@ class Objects:
     def open_real(self, gfid: Gfid, flags: int = _REAL) -> int:
         """Open a directory by its path. OpError ENOENT `parent`, ENOTDIR."""
         for _ in range(4):  # it may be renamed between the two steps
-            for parts in self.paths(gfid, True):
+            for parts in paths_of(self.root_fd, gfid, True):
                 try:
-                    fd = self.walk(parts, flags)
+                    fd = walk(self.root_fd, parts, flags)
                 except OSError as e:
                     if e.errno not in (*GONE, errno.ENOTDIR, errno.ELOOP):
                         raise
@@ -477,16 +389,6 @@ class Objects:
         if st is not None and not _stat.S_ISDIR(st.st_mode):
             raise OpError(errno.ENOTDIR, f"parent: {gfid.hex()} is {kind_word(st.st_mode)}", gfid)
         raise OpError(errno.ENOENT, f"parent: directory {gfid.hex()} is not here", gfid)
-
-
-def gfid_of(path: bytes) -> Gfid:
-    """The gfid of what is at a path, b"" when nothing is. OSError."""
-    try:
-        return uuid.UUID(os.getxattr(path, _GFID, follow_symlinks=False).decode("ascii")).bytes
-    except OSError as e:
-        if e.errno in GONE:
-            return b""
-        raise
 
 
 def set_found(objects: Objects, gfid: Gfid, found: Found, stat: Stat, xattrs: Xattrs, times: bool = True) -> None:

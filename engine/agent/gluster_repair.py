@@ -9,7 +9,8 @@ from collections.abc import Container
 from typing import Optional
 
 from engine.agent.gluster_entries import Applied, GlusterEntries
-from engine.agent.gluster_objects import GONE, Objects, aside_name, inode_of, set_found
+from engine.agent.gluster_objects import Objects, aside_name, set_found
+from engine.agent.gluster_paths import GONE, inode_of
 from engine.agent.handles import OpError, check_name
 from engine.agent.repair import Placed
 from engine.agent.types import ROOT, EntryOp, Fop, Gfid, Slot, Stat

@@ -1,0 +1,135 @@
+"""Paths of objects through a mount with access by gfid: GlusterFS's answers, parsed, and each path seen to lead to the object.
+
+GlusterFS knows the names of a file as far as the brick with its data has noted them: at most 500 of many hard links, and
+none where `storage.gfid2path` was off when they were made. So an answer may lack names; it never proves that one is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from typing import Optional
+
+from engine.agent.types import ROOT, Gfid, Slot
+
+GONE = (errno.ENOENT, errno.ESTALE)
+_GFID = "glusterfs.gfid.string"
+_PATHS = "glusterfs.gfidtopath"
+_PATH_OF_DIRECTORY = "glusterfs.gfid2path"
+_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def text_of(gfid: Gfid) -> str:
+    """A gfid as GlusterFS writes it."""
+    return str(uuid.UUID(bytes=gfid))
+
+
+def inode_of(gfid: Gfid) -> int:
+    """The inode number a mount shows for a gfid."""
+    return int.from_bytes(gfid[8:], "big")
+
+
+def gfid_of(path: bytes) -> Gfid:
+    """The gfid of what is at a path, b"" when nothing is. OSError."""
+    try:
+        return uuid.UUID(os.getxattr(path, _GFID, follow_symlinks=False).decode("ascii").rstrip("\0")).bytes
+    except OSError as e:
+        if e.errno in GONE:
+            return b""
+        raise
+
+
+def walk(root_fd: int, parts: list[bytes], flags: int = _DIR) -> int:
+    """Open a directory by its path, component by component, through no link. OSError."""
+    fd = os.open(b".", flags if not parts else _DIR, dir_fd=root_fd)
+    try:
+        for i, part in enumerate(parts):
+            new = os.open(part, flags if i == len(parts) - 1 else _DIR, dir_fd=fd)
+            os.close(fd)
+            fd = new
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def paths_of(root_fd: int, gfid: Gfid, directory: bool) -> list[list[bytes]]:
+    """All paths of an object that are noted, as components below the root, a file's each checked; [] when it is nowhere.
+
+    OSError.
+    """
+    if gfid == ROOT:
+        return [[]]
+    key = _PATH_OF_DIRECTORY if directory else _PATHS
+    at = b"/proc/self/fd/%d/.gfid/%s" % (root_fd, text_of(gfid).encode())
+    try:
+        raw = os.getxattr(at, key, follow_symlinks=False).rstrip(b"\0")
+    except OSError as e:
+        if e.errno in (*GONE, errno.ENODATA):
+            return []
+        raise
+    if directory:
+        return [raw.split(b"/")[1:]]
+    return _split(root_fd, raw, gfid)
+
+
+def _split(root_fd: int, raw: bytes, gfid: Gfid) -> list[list[bytes]]:
+    """Paths that are joined by ":", which names may hold too, so a path is what leads to the object.
+
+    GlusterFS 10 writes each last name over the one before it: of a longer one, the end stays behind it.
+    """
+    pieces = raw.split(b":/")
+    pieces[0] = pieces[0][1:]
+    found: dict[tuple[bytes, ...], None] = {}
+    before, at = b"", 0
+    while at < len(pieces):
+        for end in range(at + 1, len(pieces) + 1):
+            *above, last = b":/".join(pieces[at:end]).split(b"/")
+            lengths = [len(last), *(n for n in range(len(last) - 1, 0, -1) if last[n:] == before[n:])]
+            whole = next((n for n in lengths if leads_to(root_fd, [*above, last[:n]], gfid)), 0)
+            if whole:
+                found[(*above, last[:whole])] = None
+                before, at = last, end - 1
+                break
+            if not _is_directory(root_fd, [*above, last + b":"]):
+                break  # nothing longer can be a path either
+        at += 1
+    return [list(parts) for parts in found]
+
+
+def _is_directory(root_fd: int, parts: list[bytes]) -> bool:
+    try:
+        os.close(walk(root_fd, parts))
+    except OSError:
+        return False
+    return True
+
+
+def leads_to(root_fd: int, parts: list[bytes], gfid: Gfid) -> bool:
+    """Does this path lead to that object now?"""
+    try:
+        fd = walk(root_fd, parts[:-1])
+    except OSError:
+        return False
+    try:
+        return os.stat(parts[-1], dir_fd=fd, follow_symlinks=False).st_ino == inode_of(gfid)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def slot_of(root_fd: int, parts: list[bytes]) -> Optional[Slot]:
+    """A path as a name in a directory; None for the root, or where the way to it is gone."""
+    if len(parts) < 2:
+        return Slot(ROOT, parts[0]) if parts else None
+    try:
+        fd = walk(root_fd, parts[:-2])
+    except OSError:
+        return None
+    try:
+        parent = gfid_of(b"/proc/self/fd/%d/%s" % (fd, parts[-2]))
+    finally:
+        os.close(fd)
+    return Slot(parent, parts[-1]) if parent else None
