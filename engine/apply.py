@@ -50,7 +50,10 @@ class BrickFault(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One object that could not be brought over: what was tried, the errno, and what the secondary said."""
+    """One object that could not be brought over: what was tried, the errno, and what the secondary said.
+
+    `slots` are all names that it is about, beside `slot`: it is settled when each of them agrees.
+    """
 
     gfid: Gfid
     slot: Slot | None
@@ -58,6 +61,7 @@ class Problem:
     errno: int
     text: str
     found: Gfid = b""
+    slots: tuple[Slot, ...] = ()
 
 
 @dataclass(slots=True)
@@ -71,6 +75,8 @@ class Result:
     """Objects whose content and metadata the secondary has acknowledged."""
     made: dict[Gfid, None] = field(default_factory=dict)
     """Objects newly made there that still need content or metadata."""
+    nameless: bool = False
+    """Of some file not all names are known: a crawl that compares finds them."""
     files: int = 0
     bytes: int = 0
 

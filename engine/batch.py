@@ -46,6 +46,9 @@ class Plan:
     """Objects made by live changes (not found by a crawl)."""
     fresh: set[Gfid] = field(default_factory=set)
     """Objects that the secondary does not have before: made by live changes or found by a crawl."""
+    doubtful: dict[tuple[Gfid, Slot], bool] = field(default_factory=dict)
+    """Names that this batch gives to an object (True) or takes from it, where another brick's journal may have later
+    changes of them: looked at again after the batch."""
     skipped: int = 0
     """Entry operations that were done before (CHG-2)."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.apply import Applier, Problem, Result
 from engine.batch import REMOVES, Plan, Source, plan
+from engine.brickplan import changed_since
 from engine.failing import Failing
 from engine.guard import Hold, hold_id
 from engine.journal.format import JournalError
@@ -361,6 +362,7 @@ class Batches:
             self.status.batch_phase("meta")
             self._attributes(todo, result)
         if self.worker.primary.kind == "gluster":
+            result.problems += changed_since(todo, self.view.holds)
             self._beside_others(dead, result)
         failed: set[Gfid] = set()
         """Objects of which something failed: should they vanish, the secondary may have them where no record says."""
@@ -383,6 +385,7 @@ class Batches:
             result.bytes += settled.bytes
             result.gone = settled.gone
             result.problems = left
+            result.nameless |= settled.nameless
             # what was settled may have changed the times of directories that were right before
             self.applier.metas([g for g in todo.touched if self.view.index.has(g)], result)
             if left and not result.gone:
@@ -391,6 +394,7 @@ class Batches:
             if self.view.index.has(gfid):
                 result.problems.append(Problem(gfid, None, "DATA", 0, "could not be found on the primary"))
         result.gone = []
+        self.failing.nameless(feed, result)
 
     def _beside_others(self, dead: list[Gfid], result: Result) -> None:
         """The workers of a volume's bricks are not equally far: what is dead may be there under a name of before."""

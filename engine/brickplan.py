@@ -44,20 +44,46 @@ def meant(records: Iterable[Record], internal: Callable[[Gfid, bytes], bool]) ->
     return out
 
 
-def tidied(todo: Plan, dead: Iterable[Gfid], taken: Callable[[Slot], bool]) -> list[Problem]:
+def tidied(
+    todo: Plan, dead: Iterable[Gfid], taken: Callable[[Slot], bool], orders: Callable[[Gfid], bool],
+    holds: Callable[[Slot, Gfid], bool],
+) -> list[Problem]:  # fmt: skip
     """Leave out what no longer holds, knowing which objects are gone; `taken` says whether a slot is in use now.
 
     RMDIR of a directory that is there counts for nothing (CHG-6). An object that is gone may have displaced another on
     its way: where it was last seen is cleared (they come back as problems to be settled), unless it is in use now.
+
+    `orders` says whether this brick's journal has all changes of an object's names in order; of the others, a name is
+    removed only where it does not hold the object any more (`holds`; else the record is stale, CON-2), and each name
+    that was given or taken is `doubtful`.
     """
     gone = set(dead)
-    todo.entries = [e for e in todo.entries if e.fop != Fop.RMDIR or e.gfid in gone]
+    kept: list[EntryChange] = []
     passed: dict[Slot, Gfid] = {}
     for e in todo.entries:
-        if e.gfid not in gone:
+        if e.gfid in gone:
+            if e.dest is not None:
+                passed[e.dest] = e.gfid
+            elif e.fop == Fop.UNLINK:
+                passed.pop(e.slot, None)
+        elif e.fop == Fop.RMDIR:
             continue
-        if e.dest is not None:
-            passed[e.dest] = e.gfid
-        elif e.fop == Fop.UNLINK:
-            passed.pop(e.slot, None)
+        elif e.fop in (Fop.UNLINK, Fop.LINK, Fop.RENAME) and not orders(e.gfid):
+            if e.fop == Fop.UNLINK and holds(e.slot, e.gfid):
+                continue
+            todo.doubtful[e.gfid, e.slot] = e.fop == Fop.LINK
+            if e.dest is not None:
+                todo.doubtful[e.gfid, e.dest] = True
+        kept.append(e)
+    todo.entries = kept
     return [Problem(gfid, slot, "RENAME", 0, "gone since") for slot, gfid in passed.items() if not taken(slot)]
+
+
+def changed_since(todo: Plan, holds: Callable[[Slot, Gfid], bool]) -> list[Problem]:
+    """Names that were given or taken by a worker that does not have all of their changes, and are otherwise now: a change
+    that another worker had already applied may have been undone."""
+    return [
+        Problem(gfid, slot, "RENAME", 0, "another brick's journal has a later change")
+        for (gfid, slot), given in todo.doubtful.items()
+        if holds(slot, gfid) != given
+    ]

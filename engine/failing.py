@@ -18,6 +18,9 @@ from engine.volume.base import Feed, View
 if TYPE_CHECKING:
     from engine.worker import Worker
 
+NAMELESS = 600.0
+"""Seconds after which a crawl for names that no brick has noted may be asked for again."""
+
 
 class Failing:
     """The ledger of one brick, on one connection."""
@@ -27,6 +30,7 @@ class Failing:
         self.link = link
         self.view = view
         self.reconciler = reconciler
+        self._next_crawl = 0.0
 
     def of(self, problems: list[Problem]) -> list[Failure]:
         """Problems as entries of the ledger, with what both sides have of each object now."""
@@ -42,9 +46,17 @@ class Failing:
             path = problem.slot.name if problem.slot is not None else problem.gfid.hex().encode()
         self.worker.log("warning", f"{problem.operation} {os.fsdecode(path)!r}: {problem.text}")
         here = primary_state(self.view, problem.gfid)
+        slots = problem.slots if problem.slot is None else (*problem.slots, problem.slot)
         return Failure.of_object(
-            problem.gfid, path, problem.operation, problem.errno, problem.text, time.time(), here, there
+            problem.gfid, path, problem.operation, problem.errno, problem.text, time.time(), here, there, slots
         )
+
+    def nameless(self, feed: Feed, result: Result) -> None:
+        """Of some file not all names are known: a crawl compares every directory. Not at each retry."""
+        now = time.monotonic()
+        if result.nameless and not feed.crawling and now > self._next_crawl:
+            self._next_crawl = now + NAMELESS
+            feed.crawl("a file has names that no brick has noted")
 
     def unreadable(self, feed: Feed) -> None:
         """What can't be listed can't be replicated: into the ledger, not into silence (CRW-6)."""
@@ -120,9 +132,13 @@ class Failing:
             return
         feed.rewalk([bytes.fromhex(f.gfid) for f in due if f.operation == "LIST"])
         objects = [f for f in due if f.kind in ("object", "rejected-delete")]
-        problems = [Problem(bytes.fromhex(f.gfid), None, retried(f.operation), f.errno, f.message) for f in objects]
+        problems = [
+            Problem(bytes.fromhex(f.gfid), None, retried(f.operation), f.errno, f.message, slots=ledger.slots(f.gfid))
+            for f in objects
+        ]
         result = Result()
         left = {p.gfid: p for p in self.reconciler.settle(problems, result)}
+        self.nameless(feed, result)
         unsettled = left.keys() | set(result.gone)
         commit()
         cleared = [f.id for f in objects if bytes.fromhex(f.gfid) not in unsettled]

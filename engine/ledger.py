@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.model import EngineError, Gfid
+from engine.model import EngineError, Gfid, Slot
 
 FIRST_RETRY, LAST_RETRY = 2.0, 3600.0
 """Seconds until the first retry, and the longest pause; each doubles the one before."""
@@ -33,6 +33,7 @@ _HINTS = {
     36: "the secondary's filesystem does not take names that long",
     95: "the secondary's filesystem does not support this (xattrs, ACLs?)",
     17: "something else is in the way on the secondary",
+    31: "the secondary takes no more names of one file (GlusterFS: raise storage.max-hardlinks there)",
 }
 
 
@@ -47,7 +48,8 @@ class LedgerError(EngineError):
 class Failure:
     """One entry. `kind`: object, changelog, rejected-delete. `gfid` is 32 hex digits, "" for a changelog.
 
-    Times are unix seconds; `next_try` 0 means: only on demand.
+    Times are unix seconds; `next_try` 0 means: only on demand. `slots` are the names that it is about, for `add_many`; an
+    entry that was read has none: `Ledger.slots`.
     """
 
     id: int
@@ -64,15 +66,16 @@ class Failure:
     last_time: float
     tries: int
     next_try: float
+    slots: tuple[Slot, ...] = ()
 
     @classmethod
     def of_object(
         cls, gfid: Gfid, path: bytes, operation: str, errno: int, message: str, now: float, primary_state: str = "",
-        secondary_state: str = "",
+        secondary_state: str = "", slots: tuple[Slot, ...] = (),
     ) -> Failure:  # fmt: skip
         """An object that could not be brought over."""
         return cls(0, "object", gfid.hex(), path, operation, errno, message, _HINTS.get(errno, ""),
-                   primary_state, secondary_state, now, now, 1, now + FIRST_RETRY)  # fmt: skip
+                   primary_state, secondary_state, now, now, 1, now + FIRST_RETRY, slots)  # fmt: skip
 
     @classmethod
     def of_changelog(cls, path: bytes, message: str, now: float) -> Failure:
@@ -96,7 +99,7 @@ class Failure:
 
     def shown(self) -> dict[str, Any]:
         """For JSON: the path as text, its bytes beside it where it is not UTF-8."""
-        out: dict[str, Any] = {f: getattr(self, f) for f in self.__dataclass_fields__}
+        out: dict[str, Any] = {f: getattr(self, f) for f in ("id", *_FIELDS)}
         try:
             out["path"] = self.path.decode("utf-8")
         except UnicodeDecodeError:
@@ -106,7 +109,7 @@ class Failure:
         return out
 
 
-_FIELDS = tuple(Failure.__dataclass_fields__)[1:]
+_FIELDS = tuple(Failure.__dataclass_fields__)[1:-1]
 
 
 def backoff(tries: int) -> float:
@@ -132,6 +135,9 @@ class Ledger:
                 + ", ".join(_FIELDS) + ", UNIQUE (kind, gfid, path))"
             )  # fmt: skip
             self._db.execute("CREATE TABLE IF NOT EXISTS settling (gfid TEXT PRIMARY KEY, operation TEXT)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS slot (gfid TEXT, parent BLOB, name BLOB, PRIMARY KEY (gfid, parent, name)) WITHOUT ROWID"
+            )
             os.chmod(path, 0o600)
             self._count()
         except sqlite3.DatabaseError as e:
@@ -185,6 +191,11 @@ class Ledger:
                 values = [getattr(f, n) for n in _FIELDS]
                 marks = ",".join("?" * (len(_FIELDS) + 1))
                 self._db.execute(f"INSERT OR REPLACE INTO failure VALUES ({marks})", (f.id or None, *values))
+                self._db.executemany("INSERT OR IGNORE INTO slot VALUES (?, ?, ?)", [(f.gfid, *slot) for slot in f.slots])
+
+    def slots(self, gfid: str) -> tuple[Slot, ...]:
+        """The names that the entries of an object (32 hex digits) are about."""
+        return tuple(Slot(*row) for row in self._rows("SELECT parent, name FROM slot WHERE gfid=?", gfid))
 
     def settling(self, objects: Iterable[tuple[Gfid, str]]) -> None:
         """These are about to be settled (with the operation of a retry): should all end in between, `unsettled` has them.
@@ -227,10 +238,10 @@ class Ledger:
         with self._lock:
             return int(self._db.execute("SELECT count(*) FROM failure WHERE first_time<=?", (time,)).fetchone()[0])
 
-    def _read(self, query: str, *values: float) -> list[Failure]:
+    def _read(self, query: str, *values: float | str) -> list[Failure]:
         return [Failure(*row) for row in self._rows(query, *values)]
 
-    def _rows(self, query: str, *values: float) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, *values: float | str) -> list[tuple[Any, ...]]:
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
@@ -253,11 +264,20 @@ class Ledger:
 
     def cleared(self, ids: Iterable[int]) -> int:
         """Both sides agree: these entries leave. How many there were."""
-        return self._change("DELETE FROM failure", list(ids), "")
+        return self._remove(ids)
 
     def dismissed(self, ids: Iterable[int]) -> int:
         """A person dismissed these entries; who and why belongs into the operations log. How many there were."""
-        return self._change("DELETE FROM failure", list(ids), "")
+        return self._remove(ids)
+
+    def _remove(self, ids: Iterable[int]) -> int:
+        """Remove entries, with the names of objects that have none any more; how many there were."""
+        count = 0
+        with self._change_all():
+            for one in ids:
+                count += self._db.execute("DELETE FROM failure WHERE id=?", (one,)).rowcount
+            self._db.execute("DELETE FROM slot WHERE gfid NOT IN (SELECT gfid FROM failure)")
+        return count
 
     def postpone(self, ids: Iterable[int]) -> None:
         """These could not be tried: wait as after another try."""

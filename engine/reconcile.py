@@ -7,20 +7,24 @@ import errno
 import os
 import stat as _stat
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.apply import BRICK_ERRNOS, Applier, Problem, Result, brick_fault
 from engine.ledger import TREE, retried
 from engine.link import Link, RemoteError
 from engine.model import LIMBO, ROOT, Gfid, Slot, Stat
-from engine.sides import listing, looked_up, names_here, names_there, slot_params
+from engine.object_names import Names, NamesUnknown, compared_names, parse_slot, slots_there
+from engine.sides import LISTED, listing, looked_up, slot_params
 from engine.transfer.base import Transfer
 from engine.volume.base import Gone, View
 
 BELOW = 100_000
 """Gfids named in one removal: more take more than one."""
+
+PLACED = 1_000
+"""Names given to an object in one call."""
 
 CONTENT = ("DATA", "META", "RETRY")
 """Operations of problems that are only settled when the content has been sent."""
@@ -34,10 +38,13 @@ class Due:
     """What settling leaves to be done: content to send, attributes to set, objects to be settled as well (they are in
     directories that had to be made), and objects that are not where the index has them."""
 
-    data: dict[Gfid, None] = field(default_factory=dict)
+    data: dict[Gfid, Stat] = field(default_factory=dict)
+    """With the stat that was seen before."""
     meta: dict[Gfid, None] = field(default_factory=dict)
     below: list[Gfid] = field(default_factory=list)
     gone: list[Gfid] = field(default_factory=list)
+    again: list[Problem] = field(default_factory=list)
+    """What changed on the primary while it was settled by a worker that does not have all of its records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,8 @@ class Decision:
 
 
 def gathered(problems: Iterable[Problem]) -> tuple[dict[Gfid, Problem], dict[Gfid, list[Slot]]]:
-    """One problem of each object, what was in the way included, and the slots that all of its problems speak of.
+    """One problem of each object, what was in the way included, and the slots that all of its problems speak of, but for
+    those that another object has.
 
     One that needs content goes before one that does not: times may be right already where the content is not.
     """
@@ -65,6 +73,17 @@ def gathered(problems: Iterable[Problem]) -> tuple[dict[Gfid, Problem], dict[Gfi
         if p.found and p.found not in todo:
             todo[p.found] = p
     return todo, slots
+
+
+def claimed(problems: Iterable[Problem]) -> dict[Gfid, dict[Slot, None]]:
+    """All names that the problems of each object are about: perhaps its own, whether a brick has noted them or not."""
+    out: dict[Gfid, dict[Slot, None]] = {}
+    for p in problems:
+        mine = out.setdefault(p.gfid, {})
+        mine.update(dict.fromkeys(p.slots))
+        if p.slot is not None:
+            mine[p.slot] = None
+    return out
 
 
 def _reach(problem: Problem) -> int:
@@ -110,22 +129,37 @@ class Reconciler:
         self._covered = set()
         stuck = False
         for _ in range(ROUNDS):
+            left = [self._without_right_found(p) for p in left]
             todo, slots = gathered(left)
             if not todo:
                 break
             same = set(todo) == before
-            if same and (stuck or not any(p.errno == errno.EEXIST and p.found for p in left)):
+            way = any(p.errno == errno.EEXIST and p.found for p in left)
+            if same and (stuck or not way) and not any(p.errno == errno.EAGAIN for p in left):
                 break
-            stuck = same
+            stuck = same and way
             before = set(todo)
             if new := before - told:
                 self.settling([(g, retried(todo[g].operation)) for g in new])
                 told |= new
                 self._covered.update(g for g in new if todo[g].operation == TREE)
-            left = self._round(todo, slots, result, stuck)
+            left = self._round(todo, slots, claimed(left), result, stuck)
         return left
 
-    def _round(self, todo: dict[Gfid, Problem], slots: dict[Gfid, list[Slot]], result: Result, stuck: bool) -> list[Problem]:
+    def _without_right_found(self, problem: Problem) -> Problem:
+        """Forget what was found in the way where the primary has it in that very place: it is left alone (CON-2)."""
+        if not problem.found or problem.slot is None or problem.text.startswith("replaced"):
+            return problem
+        try:
+            right = self.view.holds(problem.slot, problem.found)
+        except OSError:
+            return problem
+        return replace(problem, found=b"") if right else problem
+
+    def _round(
+        self, todo: dict[Gfid, Problem], slots: dict[Gfid, list[Slot]], claims: dict[Gfid, dict[Slot, None]], result: Result,
+        stuck: bool,
+    ) -> list[Problem]:  # fmt: skip
         """Look at each once, and settle it. `stuck`: objects that have each other's names are taken apart, each once."""
         aside: set[Gfid] = set()
         left: list[Problem] = []
@@ -136,7 +170,7 @@ class Reconciler:
             gfid = order.popleft()
             problem = todo[gfid]
             try:
-                self._one(gfid, problem, slots.get(gfid, []), due)
+                self._one(gfid, problem, slots.get(gfid, []), claims.get(gfid, {}), due)
             except RemoteError as e:
                 if e.errno in BRICK_ERRNOS:
                     raise brick_fault(self.link.where, e.errno or 0, e.text) from e
@@ -150,13 +184,18 @@ class Reconciler:
                 if way:
                     order.appendleft(gfid)
                 else:
-                    left.append(Problem(gfid, problem.slot, problem.operation, number, e.text, found=e.found))
+                    left.append(
+                        Problem(gfid, problem.slot, problem.operation, number, e.text, e.found, tuple(claims.get(gfid, ())))
+                    )
                 if number == errno.EINVAL:
                     # into a directory that is below it there: that one moved on the primary, too (CON-3)
                     left += [Problem(above, None, "RENAME", number, e.text) for above in self._above(gfid)]
             except OSError as e:
-                text = f"primary: {e.strerror}"
-                left.append(Problem(gfid, problem.slot, problem.operation, e.errno or 0, text))
+                text = e.text if isinstance(e, NamesUnknown) else f"primary: {e.strerror}"
+                result.nameless |= isinstance(e, NamesUnknown)
+                left.append(
+                    Problem(gfid, problem.slot, problem.operation, e.errno or 0, text, slots=tuple(claims.get(gfid, ())))
+                )
             operation = retried(problem.operation)
             below, due.below = due.below, []
             for found in below:
@@ -168,6 +207,7 @@ class Reconciler:
         again = Result()
         if due.data:
             self.transfer.send(list(due.data), set(), again)
+            left += self._changed_since(due.data)
         rest = [g for g in due.meta if g not in again.sent]
         if rest:
             # directories last, the deepest first: making what is below them changes their times
@@ -176,7 +216,22 @@ class Reconciler:
         result.sent |= again.sent
         result.files += again.files
         result.bytes += again.bytes
-        return left + again.problems
+        return left + due.again + again.problems
+
+    def _changed_since(self, sent: dict[Gfid, Stat]) -> list[Problem]:
+        """Files that changed while their content was sent by a worker that does not have all of their records: what the
+        other one sent may have been newer, and this one's landed later."""
+        out: list[Problem] = []
+        for gfid, stat in sent.items():
+            if self.view.orders(gfid):
+                continue
+            try:
+                seen = self.view.see(gfid)
+            except OSError:
+                continue  # its next look says so
+            if seen is not None and (seen.stat.size, seen.stat.mtime_ns) != (stat.size, stat.mtime_ns):
+                out.append(Problem(gfid, None, "DATA", errno.EAGAIN, "it changed while its content was sent"))
+        return out
 
     def _set_aside(self, gfid: Gfid, wanted_by: Gfid) -> bool:
         """Take the names that `wanted_by` has here from an object that has one of them there; False when that failed."""
@@ -204,62 +259,107 @@ class Reconciler:
         path = self.view.index.path(gfid)
         return 0 if not path else path.count(b"/") + 1
 
-    def _one(self, gfid: Gfid, problem: Problem, slots: list[Slot], due: Due) -> None:
-        """Settle one; `due` gets what is left to be done."""
+    def _one(self, gfid: Gfid, problem: Problem, slots: list[Slot], claims: Iterable[Slot], due: Due) -> None:
+        """Settle one; `due` gets what is left to be done. `slots` are freed where the object is gone; `claims` may be names
+        of it."""
         if gfid in (ROOT, LIMBO):
             due.meta[ROOT] = None
             return
-        rows = [r for r in self.view.index.rows(gfid) if r.parent != LIMBO]
         # where it is now on the secondary: those directories' times change when it moves
         there = self._there.pop(gfid) if gfid in self._there else dict(looked_up(self.link, [gfid]))[gfid]
-        for name in there["names"] if there else []:
-            due.meta[bytes.fromhex(name["parent"])] = None
-        if not rows:
-            if self.view.index.has(gfid):
-                raise OSError(errno.ENODATA, "it is there, but none of its names is known")
-            self._remove(gfid, due)
-            self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
-            for slot in slots:
-                if self.view.index.get(*slot) is None and (slot.parent == ROOT or self.view.index.has(slot.parent)):
-                    self.clear(slot, due)
-                    due.meta[slot.parent] = None
+        has = slots_there(there)
+        due.meta.update((slot.parent, None) for slot in has)
+        known = self.view.names(gfid)
+        if not known.rows and not self.view.index.has(gfid):
+            self._remove_gone(gfid, problem, slots, has, due)
             return
+        names = compared_names(self.view, gfid, known, claims, has)
+        if not names.want:
+            raise OSError(errno.ENODATA, "it is there, but none of its names is known")
         seen = self.view.see(gfid)
         if seen is None:
             due.gone.append(gfid)
             return
-        for parent in {r.parent for r in rows}:
+        for parent in {slot.parent for slot in names.want}:
             self._parents(parent, due)
             due.meta[parent] = None
         stat = seen.stat
-        if there is not None and self._in_place(gfid, stat, there):
+        lacking = self._lacking(gfid, names, there)
+        if there is not None and not lacking and not names.drop and self._same_kind(stat, there):
+            links = int(there["stat"]["nlink"])
             differs = (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"])
             if stat.is_file and (differs or problem.operation in CONTENT):
-                due.data[gfid] = None
-            due.meta[gfid] = None
+                due.data[gfid] = stat
             if stat.is_dir and problem.operation == TREE:
                 due.below += self._below(gfid)
-            return
+        else:
+            answer = self._place(gfid, problem, names, lacking, seen.stat, there, due)
+            if answer is None:
+                return
+            links = int(answer["nlink"])
+            if stat.is_file and (answer["data"] or problem.operation in CONTENT):
+                due.data[gfid] = stat
+            if stat.is_dir and (answer["made"] or problem.operation == TREE):
+                due.below += self._below(gfid)
+        due.meta[gfid] = None
+        if not known.complete and known.links is not None and links != known.links:
+            raise NamesUnknown(known.links, len(names.want), links)
+        if not self.view.orders(gfid) and set(self.view.names(gfid).rows) != set(known.rows):
+            text = "its names changed while they were compared"
+            due.again.append(Problem(gfid, None, problem.operation, errno.EAGAIN, text, slots=tuple(claims)))
+
+    def _remove_gone(self, gfid: Gfid, problem: Problem, slots: list[Slot], has: list[Slot], due: Due) -> None:
+        """Take an object that is gone on the primary from the secondary, and what has its names there and is nobody's."""
+        self._remove(gfid, has, due)
+        self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
+        for slot in slots:
+            if self.view.index.get(*slot) is None and (slot.parent == ROOT or self.view.index.has(slot.parent)):
+                self.clear(slot, due)
+                due.meta[slot.parent] = None
+
+    def _lacking(self, gfid: Gfid, names: Names, there: dict[str, Any] | None) -> list[Slot]:
+        """The names that it does not have on the secondary. Of very many, `lookup` tells a part: the others are asked for."""
+        if there is None or int(there["stat"]["nlink"]) <= len(there["names"]):
+            return list(names.missing)
+        lacking: list[Slot] = []
+        for at in range(0, len(names.missing), LISTED):
+            some = names.missing[at : at + LISTED]
+            taken = self.link.call("taken", {"slots": [slot_params(s) for s in some]})["taken"]
+            lacking += [s for s, text in zip(some, taken, strict=True) if bytes.fromhex(text) != gfid]
+        return lacking
+
+    def _place(
+        self, gfid: Gfid, problem: Problem, names: Names, lacking: list[Slot], stat: Stat, there: dict[str, Any] | None,
+        due: Due,
+    ) -> dict[str, Any] | None:  # fmt: skip
+        """Give it the names it lacks, and take those from it that are not its own; the agent's last answer, with `made` and
+        `data` of all. None where it moved just now."""
         if stat.is_dir and there is None:
             self._about_to_make(gfid)
         link = None
         if stat.is_symlink:
             try:
-                link = self.view.link_text(rows[0].slot, gfid)
+                link = self.view.link_text(names.want[0], gfid)
             except Gone:
                 due.gone.append(gfid)
-                return
-        answer = self.link.call("place", place_params(gfid, [r.slot for r in rows], stat, link))
-        names = ", ".join(repr(os.fsdecode(r.name)) for r in rows[:3])
-        why = f" ({problem.text})" if problem.text else ""
-        self.decided(Decision(gfid, "CON-2/3/4", f"{problem.operation}{why}: put where the primary has it ({names})"))
-        if stat.is_file and (answer.get("data") or problem.operation in CONTENT):
-            due.data[gfid] = None
-        due.meta[gfid] = None
-        for row in rows:
-            due.meta[row.parent] = None
-        if stat.is_dir and (answer.get("made") or problem.operation == TREE):
-            due.below += self._below(gfid)
+                return None
+        anew = there is None or stat.is_symlink or not self._same_kind(stat, there)
+        slots = list(names.want) if anew else lacking or list(names.want[:1])
+        parts = [slots[at : at + PLACED] for at in range(0, len(slots), PLACED)]
+        made = data = False
+        answer: dict[str, Any] = {}
+        for i, part in enumerate(parts):
+            drop = names.drop if i == len(parts) - 1 else ()
+            answer = self.link.call("place", place_params(gfid, part, stat, link, drop))
+            made |= bool(answer["made"])
+            data |= bool(answer["data"])
+        beyond = [slot for slot in map(parse_slot, answer["beyond"]) if slot not in names.want]
+        if wrong := [slot for slot in beyond if not self.view.holds(slot, gfid)]:
+            answer = self.link.call("place", place_params(gfid, slots[:1], stat, link, wrong))
+            data |= bool(answer["data"])
+        self.decided(Decision(gfid, "CON-2/3/4", _placed_text(problem, names, lacking, wrong)))
+        due.meta.update((slot.parent, None) for slot in (*names.want, *wrong))
+        return {**answer, "made": made, "data": data}
 
     def _about_to_make(self, directory: Gfid) -> None:
         """A directory is missing there: once it is made, nothing tells any more that what is in it is missing, too."""
@@ -274,13 +374,11 @@ class Reconciler:
             self._covered.update(found)
         return found
 
-    def _in_place(self, gfid: Gfid, stat: Stat, there: dict[str, Any]) -> bool:
-        """Is it there under just the names it has here? A symlink may have another text, and is put anew."""
+    def _same_kind(self, stat: Stat, there: dict[str, Any]) -> bool:
+        """Is it the same kind of object there, surely, and not set aside? A symlink may have another text: put anew."""
         if stat.is_symlink or there["limbo"] or not there["sure"]:
             return False
-        if _stat.S_IFMT(stat.mode) != _stat.S_IFMT(there["stat"]["mode"]):
-            return False
-        return names_here(self.view, gfid) == names_there(there)
+        return _stat.S_IFMT(stat.mode) == _stat.S_IFMT(there["stat"]["mode"])
 
     def clear(self, slot: Slot, due: Due) -> None:
         """Free a name there: what is alive is put where the primary has it, what is not goes, a directory with its dead."""
@@ -289,17 +387,14 @@ class Reconciler:
             self._put_right(found, due, "it has a name that is nobody's here")
             return
         try:
-            self.link.call("clear_slot", slot_params(slot))
+            self.link.call("clear_slot", {**slot_params(slot), "gfid": found.hex()})
         except RemoteError as e:
-            if e.errno != errno.ENOTEMPTY or not e.found:
+            if e.errno != errno.ENOTEMPTY or e.found != found:
                 raise
-            if self.view.index.has(e.found):
-                self._put_right(e.found, due)
-            else:
-                self._remove(e.found, due)
+            self._remove(found, [slot], due)
 
-    def _remove(self, gfid: Gfid, due: Due) -> None:
-        """Take what is gone on the primary away, and of what is in it, that which is gone, too.
+    def _remove(self, gfid: Gfid, slots: list[Slot], due: Due) -> None:
+        """Take what is gone on the primary away, with the names it has there, and of what is in it, that which is gone, too.
 
         What is alive is put where the primary has it, never removed with the directory it happens to be in: another
         brick's changes may not have been applied there yet. Raises RemoteError ENOTEMPTY when that does not come to an
@@ -309,8 +404,15 @@ class Reconciler:
         last = -1
         while True:
             try:
-                self.link.call("remove", {"gfid": gfid.hex(), "below": dead[:BELOW]})
-                return
+                params = {"gfid": gfid.hex(), "slots": [slot_params(s) for s in slots], "below": dead[:BELOW]}
+                beyond = [parse_slot(name) for name in self.link.call("remove", params)["beyond"]]
+                if not beyond or beyond == slots:
+                    return
+                if self.view.index.has(gfid):
+                    self._put_right(gfid, due, "it is there after all")
+                    return
+                slots = beyond  # names that it got just now, or beyond those that are told at once
+                continue
             except RemoteError as e:
                 if e.errno != errno.ENOTEMPTY or len(dead) == last:
                     raise
@@ -333,7 +435,7 @@ class Reconciler:
         return found
 
     def _put_right(self, gfid: Gfid, due: Due, why: str = "in a directory that goes") -> None:
-        self._one(gfid, Problem(gfid, None, "REMOVE", 0, why), [], due)
+        self._one(gfid, Problem(gfid, None, "REMOVE", 0, why), [], (), due)
 
     def _above(self, gfid: Gfid) -> list[Gfid]:
         """The directories above an object on the primary, the root left out."""
@@ -368,19 +470,35 @@ class Reconciler:
             seen = self.view.see(missing)
             if row is None or seen is None:
                 return
-            self.link.call("place", place_params(missing, [row.slot], seen.stat, None))
+            self.link.call("place", place_params(missing, [row.slot], seen.stat, None, ()))
             text = f"parent {os.fsdecode(row.name)!r} was missing, made from the primary's"
             self.decided(Decision(missing, "CON-5", text))
             due.meta[missing] = due.meta[row.parent] = None
             due.below += self._below(missing)
 
 
-def place_params(gfid: Gfid, slots: Iterable[Slot], stat: Any, link: bytes | None) -> dict[str, Any]:
+def place_params(
+    gfid: Gfid, slots: Iterable[Slot], stat: Stat, link: bytes | None, drop: Iterable[Slot]
+) -> dict[str, Any]:
     """The parameters of `place`."""
     return {
         "gfid": gfid.hex(),
         "slots": [slot_params(s) for s in slots],
+        "drop": [slot_params(s) for s in drop],
         "stat": list(stat),
         "link": None if link is None else base64.b64encode(link).decode(),
         "replace": True,
     }
+
+
+def _placed_text(problem: Problem, names: Names, lacking: list[Slot], wrong: list[Slot]) -> str:
+    """What was done with the names of an object, for the log."""
+    why = f" ({problem.text})" if problem.text else ""
+    parts = [f"{verb} {_some(slots)}" for verb, slots in (("has", names.want), ("given", lacking),
+                                                          ("taken", [*names.drop, *wrong])) if slots]  # fmt: skip
+    return f"{problem.operation}{why}: put where the primary has it ({'; '.join(parts)})"
+
+
+def _some(slots: Sequence[Slot]) -> str:
+    more = f" and {len(slots) - 3:,} more" if len(slots) > 3 else ""
+    return ", ".join(repr(os.fsdecode(s.name)) for s in slots[:3]) + more

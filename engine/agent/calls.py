@@ -265,7 +265,8 @@ class Calls:
         held.applying()
         xattrs = params.get("xattrs")
         placed = held.place(
-            _gfid(params["gfid"]), [_slot(s) for s in params["slots"]], Stat._make(params["stat"]),
+            _gfid(params["gfid"]), [_slot(s) for s in params["slots"]], [_slot(s) for s in params.get("drop") or ()],
+            Stat._make(params["stat"]),
             None if params.get("link") is None else base64.b64decode(params["link"]),
             None if xattrs is None else {base64.b64decode(k): base64.b64decode(v) for k, v in xattrs.items()},
             bool(params.get("replace")),
@@ -274,12 +275,15 @@ class Calls:
         return {
             "made": placed.made, "data": placed.data, "size": placed.size, "mtime_ns": placed.mtime_ns,
             "errno": 0 if failed is None else failed.errno, "text": "" if failed is None else failed.text,
+            "nlink": placed.nlink, "beyond": [_shown(slot) for slot in placed.beyond],
         }  # fmt: skip
 
     def _remove(self, params: Params) -> Result:
         held = self.need()
         held.applying()
-        return {"names": held.remove(_gfid(params["gfid"]), {_gfid(g) for g in params.get("below") or ()})}
+        slots = [_slot(s) for s in params["slots"]]
+        names, beyond = held.remove(_gfid(params["gfid"]), slots, {_gfid(g) for g in params.get("below") or ()})
+        return {"names": names, "beyond": [_shown(slot) for slot in beyond]}
 
     def _here(self, params: Params) -> Result:
         return {"here": [g.hex() for g in self.need().here([_gfid(g) for g in params["gfids"]])]}
@@ -292,8 +296,7 @@ class Calls:
     def _clear_slot(self, params: Params) -> Result:
         held = self.need()
         held.applying()
-        gfid = held.clear_slot(_slot(params))
-        return {"cleared": gfid is not None, "gfid": gfid.hex() if gfid else None}
+        return {"cleared": held.clear_slot(_slot(params), bytes.fromhex(str(params["gfid"])))}
 
     def _stage(self, params: Params) -> Result:
         held = self.need()
@@ -324,6 +327,10 @@ def _slot(params: Params) -> Slot:
         return Slot(_gfid(params["parent"]), base64.b64decode(params["name"], validate=True))
     except binascii.Error as e:
         raise ValueError(f"a name that is not base64: {params['name']!r}") from e
+
+
+def _shown(slot: Slot) -> dict[str, str]:
+    return {"parent": slot.parent.hex(), "name": b64(slot.name)}
 
 
 def _error(text: str, code: str, number: int, hint: str = "", found: Gfid = b"",

@@ -9,7 +9,7 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple, Optional, Union
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of frames and their payloads; both sides must have the same (checked by the call `hello`)."""
 
 MAX_PAYLOAD = 4 << 20

@@ -200,28 +200,28 @@ class GlusterTarget:
         self.pool.each(work, len(some))
         return [found[i] for i in range(len(some))]
 
-    def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
+    def place(self, gfid: Gfid, slots: list[Slot], drop: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
               replace: bool) -> Placed:  # fmt: skip
-        """Make exactly this object be at exactly these slots; what is in the way is not touched, whatever `replace`."""
+        """Give exactly this object all these slots; what is in the way is not touched, whatever `replace`."""
         del replace
         self.objects.settle()
         with self.objects.alone():
-            return gluster_repair.place(self.objects, self._entries, gfid, slots, stat, link, xattrs)
+            return gluster_repair.place(self.objects, self._entries, gfid, slots, drop, stat, link, xattrs)
 
-    def remove(self, gfid: Gfid, below: Container[Gfid]) -> int:
-        """Take an object away, with those of `below` that are in it."""
+    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot]]:
+        """Take names from an object, a directory with those of `below` that are in it."""
         with self.objects.alone():
-            return gluster_repair.remove(self.objects, self._entries, gfid, below)
+            return gluster_repair.remove(self.objects, self._entries, gfid, slots, below)
 
     def set_aside(self, gfid: Gfid, slots: list[Slot]) -> int:
         """Take names from an object that others are to have."""
         with self.objects.alone():
             return gluster_repair.set_aside(self.objects, gfid, slots)
 
-    def clear_slot(self, slot: Slot) -> Optional[Gfid]:
-        """Free a name."""
+    def clear_slot(self, slot: Slot, gfid: Gfid) -> bool:
+        """Take a name from that object."""
         with self.objects.alone():
-            return gluster_repair.clear_slot(self.objects, slot)
+            return gluster_repair.clear_slot(self.objects, slot, gfid)
 
     def statfs(self) -> dict[str, int]:
         """Free space as a client sees it."""

@@ -1,4 +1,8 @@
-"""Making one object of a volume be exactly where the primary has it (CON-1 to 5); what is in the way is only reported."""
+"""Giving one object of a volume the names that the primary has looked up (CON-1 to 5).
+
+A name is removed only where the caller names it and it holds the object that the caller expects. What else is found,
+in the way or beyond, is reported: whether it is right, the primary must be asked.
+"""
 
 from __future__ import annotations
 
@@ -18,36 +22,34 @@ from engine.agent.wire import Xattrs
 
 
 def place(
-    objects: Objects, entries: GlusterEntries, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes],
-    xattrs: Xattrs,
+    objects: Objects, entries: GlusterEntries, gfid: Gfid, slots: list[Slot], drop: list[Slot], stat: Stat,
+    link: Optional[bytes], xattrs: Xattrs,
 ) -> Placed:  # fmt: skip
-    """Make this object be at exactly these slots (a directory: the first).
+    """Give an object all of `slots` (a directory: the first), and take from it those of `drop`.
 
-    Raises OpError `parent` when a parent is missing, EEXIST `occupied` with the gfid that has one of the names.
+    Nothing else is removed: other names that it has are told in `beyond`. Raises OpError `parent` when a parent is
+    missing, EEXIST `occupied` with the gfid that has one of the names, EEXIST `other-kind` when an object of this gfid
+    has another type or text than the one wanted.
     """
     if not slots:
-        remove(objects, entries, gfid, ())
-        return Placed(False, False, 0, 0, None)
-    for slot in slots:
+        raise OpError(errno.EINVAL, "refused: an object is not placed nowhere")
+    for slot in (*slots, *drop):
         check_name(slot)
     directory = _stat.S_ISDIR(stat.mode)
     if directory:
         slots = slots[:1]
     now = objects.exists(gfid)
     if now is not None and not _same(objects, gfid, now, stat, link):
-        remove(objects, entries, gfid, ())
-        now = None
+        now = _make_way(objects, entries, gfid, [*slots, *drop])
     made = now is None
     fop = Fop.MKDIR if directory else Fop.LINK
     for slot in slots:
         out = Applied()
         with objects.held(slot):
             entries.place(0, EntryOp(fop, gfid, slot, None, stat, link, None, None), slot, out, move=True)
+    beyond: list[Slot] = []
     if not directory:
-        wanted = set(slots)
-        for slot in objects.names(gfid, False):
-            if slot not in wanted:
-                _unlink(objects, slot, gfid)
+        beyond = _drop(objects, gfid, set(slots), drop)
     found = objects.find(gfid)
     if found is None:
         raise OpError(errno.ESTALE, "system: it went away just now")
@@ -60,9 +62,34 @@ def place(
             set_found(objects, gfid, found, stat, xattrs, times=same or not regular)
         except OpError as e:
             failed = e
-        return Placed(made, regular and not same, st.st_size, st.st_mtime_ns, failed)
+        return Placed(made, regular and not same, st.st_size, st.st_mtime_ns, failed, st.st_nlink, beyond)
     finally:
         os.close(found.fd)
+
+
+def _make_way(objects: Objects, entries: GlusterEntries, gfid: Gfid, slots: list[Slot]) -> Optional[os.stat_result]:
+    """What has this gfid is not that object (another type, another text): it gives up these names, which are all it has.
+
+    What is left of it, None when nothing is. OpError EEXIST where it has others.
+    """
+    _, beyond = remove(objects, entries, gfid, slots, ())
+    if beyond:
+        raise OpError(errno.EEXIST, "other-kind: another object has this gfid, with names of its own", gfid)
+    return objects.exists(gfid)
+
+
+def _drop(objects: Objects, gfid: Gfid, wanted: Container[Slot], drop: list[Slot]) -> list[Slot]:
+    """Take names from an object, and the one it had while it was set aside; those it has beyond what is `wanted`."""
+    for slot in drop:
+        if slot not in wanted:
+            _unlink(objects, slot, gfid)
+    beyond: list[Slot] = []
+    for slot in objects.names(gfid, False):
+        if slot.name == aside_name(gfid):
+            _unlink(objects, slot, gfid)
+        elif slot not in wanted:
+            beyond.append(slot)
+    return beyond
 
 
 def _same(objects: Objects, gfid: Gfid, now: os.stat_result, stat: Stat, link: Optional[bytes]) -> bool:
@@ -73,20 +100,31 @@ def _same(objects: Objects, gfid: Gfid, now: os.stat_result, stat: Stat, link: O
     return os.readlink(objects.by_gfid(gfid), dir_fd=objects.root_fd) == link
 
 
-def remove(objects: Objects, entries: GlusterEntries, gfid: Gfid, below: Container[Gfid]) -> int:
-    """Take an object away with all its names, a directory with what is in it and in `below`. How many names there were.
+def remove(
+    objects: Objects, entries: GlusterEntries, gfid: Gfid, slots: list[Slot], below: Container[Gfid]
+) -> tuple[int, list[Slot]]:
+    """Take these names from an object, a directory with what is in it and in `below`.
 
-    OpError ENOTEMPTY when a directory holds something else.
+    How many it had of them, and the names that it has beyond them. OpError ENOTEMPTY when a directory holds something
+    else.
     """
     if gfid == ROOT:
         raise OpError(errno.EINVAL, "refused: the root is not removed")
+    for slot in slots:
+        check_name(slot)
     st = objects.exists(gfid)
     if st is None:
-        return 0
+        return 0, []
     directory = _stat.S_ISDIR(st.st_mode)
     n = 0
-    for slot in objects.names(gfid, directory):
-        if directory:
+    for slot in slots:
+        if not directory:
+            n += _unlink(objects, slot, gfid)
+            continue
+        with objects.held(slot):
+            there = _look(objects, slot)
+            if there is None or there.st_ino != inode_of(gfid):
+                continue
             try:
                 os.rmdir(slot.name, dir_fd=objects.directory(slot.parent))
             except OSError as e:
@@ -95,10 +133,8 @@ def remove(objects: Objects, entries: GlusterEntries, gfid: Gfid, below: Contain
                 if e.errno not in GONE:
                     entries.remove_tree(slot, gfid, below)
             objects.forget(gfid)
-        else:
-            _unlink(objects, slot, gfid)
         n += 1
-    return n
+    return n, objects.names(gfid, directory)
 
 
 def set_aside(objects: Objects, gfid: Gfid, slots: list[Slot]) -> int:
@@ -127,35 +163,47 @@ def set_aside(objects: Objects, gfid: Gfid, slots: list[Slot]) -> int:
     return n
 
 
-def clear_slot(objects: Objects, slot: Slot) -> Optional[Gfid]:
-    """Remove whatever has this name; its gfid, None when nothing was there. OpError ENOTEMPTY with a directory's gfid."""
+def clear_slot(objects: Objects, slot: Slot, gfid: Gfid) -> bool:
+    """Remove this name, which is expected to hold that object; False when nothing has the name.
+
+    OpError EEXIST `occupied` with the gfid of another object that has it, ENOTEMPTY for a directory that holds something.
+    """
     check_name(slot)
-    try:
-        st = objects.look(slot)
-    except OpError as e:
-        if e.text.startswith("parent"):
-            return None
-        raise
-    if st is None:
-        return None
-    gfid = objects.gfid_at(slot)
-    if not gfid:
-        return None
-    if _stat.S_ISDIR(st.st_mode):
+    with objects.held(slot):
+        st = _look(objects, slot)
+        if st is None:
+            return False
+        if st.st_ino != inode_of(gfid):
+            raise OpError(errno.EEXIST, "occupied: another object has this name by now", objects.gfid_at(slot))
+        pfd = objects.directory(slot.parent)
+        if not _stat.S_ISDIR(st.st_mode):
+            os.unlink(slot.name, dir_fd=pfd)
+            return True
         try:
-            os.rmdir(slot.name, dir_fd=objects.directory(slot.parent))
+            os.rmdir(slot.name, dir_fd=pfd)
         except OSError as e:
             if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             raise OpError(errno.ENOTEMPTY, "not empty: the directory still holds something here", gfid) from e
         objects.forget(gfid)
-    else:
-        _unlink(objects, slot, gfid)
-    return gfid
+        return True
 
 
-def _unlink(objects: Objects, slot: Slot, gfid: Gfid) -> None:
+def _unlink(objects: Objects, slot: Slot, gfid: Gfid) -> bool:
+    """Remove a name of a file where it holds that object; did it?"""
     with objects.held(slot):
-        st = objects.look(slot)
-        if st is not None and st.st_ino == inode_of(gfid):
-            os.unlink(slot.name, dir_fd=objects.directory(slot.parent))
+        st = _look(objects, slot)
+        if st is None or st.st_ino != inode_of(gfid):
+            return False
+        os.unlink(slot.name, dir_fd=objects.directory(slot.parent))
+        return True
+
+
+def _look(objects: Objects, slot: Slot) -> Optional[os.stat_result]:
+    """What has this name, None when nothing has, or can have: its directory is not here."""
+    try:
+        return objects.look(slot)
+    except OpError as e:
+        if e.text.startswith("parent"):
+            return None
+        raise

@@ -8,11 +8,11 @@ import stat as _stat
 from typing import Any, Optional
 
 from engine.agent.attributes import has_xattrs, read_xattrs
-from engine.agent.handles import ident_of
+from engine.agent.handles import OpError, check_name, ident_of
 from engine.agent.heal import NOWHERE
 from engine.agent.index import Row
 from engine.agent.tree import Tree
-from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid
+from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid, Slot
 
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -111,3 +111,13 @@ class Listings:
             return None
         finally:
             os.close(fd)
+
+
+def whose(tree: Tree, slot: Slot) -> Gfid:
+    """The gfid of what has this name, b"" when nothing has, or something unknown."""
+    try:
+        check_name(slot)
+        row, _ = tree.probe(tree.dirfd(slot.parent), slot)
+    except OpError:
+        return b""
+    return b"" if row is None else row.gfid

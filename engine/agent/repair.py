@@ -1,14 +1,17 @@
-"""Making one object be exactly where the primary has it, whatever was there: how every conflict ends (CON-1 to 5)."""
+"""Giving one object of a tree the names that the primary has looked up: how every conflict ends (CON-1 to 5)."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as _stat
+from collections.abc import Container
 from typing import NamedTuple, Optional
 
 from engine.agent import make
 from engine.agent.attributes import set_where
 from engine.agent.handles import OpError, check_name
+from engine.agent.heal import NOWHERE
 from engine.agent.index import Row
 from engine.agent.tree import Tree, Where
 from engine.agent.types import LIMBO, Gfid, Slot, Stat
@@ -16,28 +19,35 @@ from engine.agent.wire import Xattrs
 
 
 class Placed(NamedTuple):
-    """What `place` did: `made` anew or adopted; `data`: the content is needed; size and mtime now; what failed."""
+    """What `place` did: `made` anew or adopted; `data`: the content is needed; size and mtime now; what failed.
+
+    `nlink` counts the links of the object afterwards; `beyond` are names that it has and nobody spoke of.
+    """
 
     made: bool
     data: bool
     size: int
     mtime_ns: int
     failed: Optional[OpError]
+    nlink: int
+    beyond: list[Slot]
 
 
 def place(
-    tree: Tree, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs, replace: bool
-) -> Placed:
-    """Make exactly this object be at exactly these slots (a directory: the first).
+    tree: Tree, gfid: Gfid, slots: list[Slot], drop: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
+    replace: bool,
+) -> Placed:  # fmt: skip
+    """Give this object all of `slots` (a directory: the first), and take from it those of `drop`.
+
+    No other name is taken from it: those that it has beyond are told.
 
     What is in the way goes to limbo: known objects by their gfid, unknown ones (only with `replace`) under a foreign
     name. An unknown object that is equal is adopted. Placed from the root downwards, any tree converges.
     Raises OpError `parent` when a parent is missing, `foreign` without `replace`; OSError.
     """
     if not slots:
-        remove(tree, gfid)
-        return Placed(False, False, 0, 0, None)
-    for slot in slots:
+        raise OpError(errno.EINVAL, "refused: an object is not placed nowhere")
+    for slot in (*slots, *drop):
         check_name(slot)
     directory = _stat.S_ISDIR(stat.mode)
     if directory:
@@ -60,7 +70,7 @@ def place(
         where, failed = _find_or_make(tree, gfid, slots, stat, link, xattrs, replace)
     for slot in slots:
         where = _put_at(tree, gfid, slot, where, replace, stat)
-    _remove_others(tree, gfid, slots)
+    beyond = _drop(tree, gfid, set(slots), set(drop))
     tree.dirs.settle()
     found = tree.locate(gfid)
     assert found is not None
@@ -72,25 +82,33 @@ def place(
         set_where(found, stat, xattrs, times=same or not regular)
     except OpError as e:
         failed = failed or e
-    return Placed(made, regular and not same, found.st.st_size, found.st.st_mtime_ns, failed)
+    return Placed(made, regular and not same, found.st.st_size, found.st.st_mtime_ns, failed, found.st.st_nlink, beyond)
 
 
-def remove(tree: Tree, gfid: Gfid) -> int:
-    """Take an object away: all its names go, its last to limbo (CON-1). How many names there were."""
+def remove(tree: Tree, gfid: Gfid, slots: Optional[Container[Slot]] = None) -> tuple[int, list[Slot]]:
+    """Take names (None: all) from an object, its last to limbo (CON-1). How many it had of them, and those beyond."""
     n = 0
+    beyond: list[Slot] = []
     tree.locate(gfid)  # after a crash, this may find it again
     for row in tree.index.rows(gfid):
-        if row.parent != LIMBO:
+        if row.parent == LIMBO:
+            continue
+        if slots is not None and row.parent != NOWHERE and row.slot not in slots:
+            beyond.append(row.slot)
+        else:
             where = tree.at(row)
             if where is not None:
                 tree.unname(where.pfd, Slot(row.parent, where.name), row, where.st)
                 n += 1
         tree.dirs.settle()
-    return n
+    return n, beyond
 
 
-def clear_slot(tree: Tree, slot: Slot) -> Optional[Gfid]:
-    """Move whatever has this name to limbo; its gfid, b"" for something unknown, None when nothing was there."""
+def clear_slot(tree: Tree, slot: Slot, gfid: Optional[Gfid] = None) -> Optional[Gfid]:
+    """Move what has this name to limbo; its gfid, b"" for something unknown, None when nothing was there.
+
+    With `gfid`, only where it is that object (b"": something unknown). OpError EEXIST `occupied` with the one it is.
+    """
     check_name(slot)
     try:
         pfd = tree.dirfd(slot.parent)
@@ -101,6 +119,9 @@ def clear_slot(tree: Tree, slot: Slot) -> Optional[Gfid]:
     row, st = tree.probe(pfd, slot)
     if st is None:
         return None
+    there = b"" if row is None else row.gfid
+    if gfid is not None and there != gfid:
+        raise OpError(errno.EEXIST, "occupied: another object has this name by now", there)
     if row is None:
         tree.banish(pfd, slot.name)
         return b""
@@ -179,10 +200,14 @@ def _put_at(tree: Tree, gfid: Gfid, slot: Slot, where: Where, replace: bool, sta
     return Where(pfd, slot.name, where.st, tree.index.get(*slot))
 
 
-def _remove_others(tree: Tree, gfid: Gfid, slots: list[Slot]) -> None:
-    wanted = set(slots)
+def _drop(tree: Tree, gfid: Gfid, wanted: Container[Slot], drop: Container[Slot]) -> list[Slot]:
+    """Take the names of `drop` from an object, and those that are none (limbo); those it has beyond what is `wanted`."""
+    beyond: list[Slot] = []
     for row in tree.index.rows(gfid):
         if row.slot in wanted:
+            continue
+        if row.parent not in (LIMBO, NOWHERE) and row.slot not in drop:
+            beyond.append(row.slot)
             continue
         where = tree.at(row)
         if where is None:
@@ -193,3 +218,4 @@ def _remove_others(tree: Tree, gfid: Gfid, slots: list[Slot]) -> None:
             tree.index.remove_slot(row.parent, row.name)
         else:
             tree.unname(where.pfd, Slot(row.parent, where.name), row, where.st)
+    return beyond

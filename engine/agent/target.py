@@ -58,17 +58,18 @@ class Target(Protocol):
         """Where an object is: names, limbo, sure, stat; None when it is nowhere."""
 
     def taken(self, slots: list[Slot]) -> list[Gfid]:
-        """Whose these names are; b"" for nobody's. Asked of volumes only: a tree keeps what a rename replaces."""
+        """Whose these names are; b"" for nobody's."""
 
     def page(self, gfid: Gfid, after: bytes, limit: int, xattrs: bool) -> list[Result]:
         """Entries of a directory by name."""
 
-    def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
+    def place(self, gfid: Gfid, slots: list[Slot], drop: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
               replace: bool) -> repair.Placed:  # fmt: skip
-        """Make exactly this object be at exactly these slots."""
+        """Give exactly this object all these slots, and take those of `drop` from it."""
 
-    def remove(self, gfid: Gfid, below: Container[Gfid]) -> int:
-        """Take an object away; how many names it had. A volume's directory only with those in it that are in `below`."""
+    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot]]:
+        """Take names from an object; how many it had of them, and those it has beyond. A volume's directory goes only with
+        those in it that are in `below`."""
 
     def here(self, gfids: list[Gfid]) -> list[Gfid]:
         """Those of which there is something left, but for what waits in limbo."""
@@ -76,8 +77,9 @@ class Target(Protocol):
     def set_aside(self, gfid: Gfid, slots: list[Slot]) -> int:
         """Take those of these names that an object has from it, until it is placed; how many there were."""
 
-    def clear_slot(self, slot: Slot) -> Optional[Gfid]:
-        """Free a name; the gfid that had it, b"" for something unknown, None when nothing was there."""
+    def clear_slot(self, slot: Slot, gfid: Gfid) -> bool:
+        """Take this name from that object (b"": from something unknown); False when nothing has it. OpError EEXIST with
+        the gfid of another one."""
 
     def stage(self, gfids: list[Gfid]) -> Result:
         """Make files reachable by path for rsync and tar."""
@@ -130,26 +132,27 @@ class TreeTarget:
         return listing.lookup(self.tree, gfid)
 
     def taken(self, slots: list[Slot]) -> list[Gfid]:
-        return [b""] * len(slots)
+        self.settle()
+        return [listing.whose(self.tree, slot) for slot in slots]
 
-    def place(self, gfid: Gfid, slots: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
+    def place(self, gfid: Gfid, slots: list[Slot], drop: list[Slot], stat: Stat, link: Optional[bytes], xattrs: Xattrs,
               replace: bool) -> repair.Placed:  # fmt: skip
-        return repair.place(self.tree, gfid, slots, stat, link, xattrs, replace)
+        return repair.place(self.tree, gfid, slots, drop, stat, link, xattrs, replace)
 
     def here(self, gfids: list[Gfid]) -> list[Gfid]:
         del gfids
         return []  # nobody else works here: what was removed is gone
 
-    def remove(self, gfid: Gfid, below: Container[Gfid]) -> int:
+    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot]]:
         del below  # nothing is destroyed before the commit (SEC-16)
-        return repair.remove(self.tree, gfid)
+        return repair.remove(self.tree, gfid, set(slots))
 
     def set_aside(self, gfid: Gfid, slots: list[Slot]) -> int:
         del gfid, slots
         return 0  # what is in the way of `place` goes to limbo
 
-    def clear_slot(self, slot: Slot) -> Optional[Gfid]:
-        return repair.clear_slot(self.tree, slot)
+    def clear_slot(self, slot: Slot, gfid: Gfid) -> bool:
+        return repair.clear_slot(self.tree, slot, gfid) is not None
 
     def statfs(self) -> dict[str, int]:
         return free_space(self.holding.root_fd)

@@ -60,6 +60,23 @@ def first(ready: Iterable[Closed], most: int, most_bytes: int) -> list[Closed]:
     return out
 
 
+class Known(NamedTuple):
+    """The names of an object, as far as they are known; each was just looked up and holds it.
+
+    `links` is how many a file has by its count of links; None where that is not asked (a directory has one name, and a
+    tree's index knows all that are replicated). A name that is not in `rows` may hold the object all the same, for a
+    brick notes at most 500 names of a file, and none where `storage.gfid2path` was off: `View.holds` tells.
+    """
+
+    rows: list[Row]
+    links: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Are these all names of the object?"""
+        return bool(self.rows) and (self.links is None or self.links <= len(self.rows))
+
+
 class Crawling(NamedTuple):
     """The crawl that runs: `kind` is hybrid, history or live; `seen` objects of `total`, None where not known."""
 
@@ -100,6 +117,16 @@ class View(Protocol):
 
     def see(self, gfid: Gfid) -> Object | None:
         """The object as it is now, None when it can't be reached."""
+
+    def orders(self, gfid: Gfid) -> bool:
+        """Does this brick's journal have every change of the object, in order? Then no other worker acts on it."""
+
+    def names(self, gfid: Gfid) -> Known:
+        """The names of an object as they are now, as well as they can be told."""
+
+    def holds(self, slot: Slot, gfid: Gfid) -> bool:
+        """Does this name lead to that object now? Looked up on the primary itself: only a name that does not may be taken
+        from the object on the secondary. Raises OSError where that cannot be told."""
 
     def look(self, parent: Gfid, name: bytes) -> Object | None:
         """What a slot holds now, None when nothing of ours does."""

@@ -7,8 +7,10 @@ import os
 import stat as _stat
 from dataclasses import dataclass, field
 
+from engine.agent.gluster_paths import inode_of, paths_of, slot_of, walk
 from engine.agent.index import Row
 from engine.model import ROOT, Gfid, Slot, gfid_text, parse_gfid
+from engine.volume.base import Known
 from engine.volume.brickpath import (
     GFID,
     GONE,
@@ -34,8 +36,10 @@ class Around:
     """What a view knows of the volume around its brick.
 
     `direct`: content and stats on the brick are the volume's own (not dispersed, not sharded, not an arbiter).
-    `peers`: the other bricks of the same replica set on this node; `alone`: there are none elsewhere either.
+    `peers`: the other bricks of the same replica set on this node.
     `others`: one running brick here of each other subvolume; `whole`: that, with this brick, is the whole volume.
+    `single`: each subvolume is one brick, so what a brick has noted is what the volume has; of several copies only the
+    mount knows which one is right. `sole`: there is one subvolume, so this brick's journal has every change in order.
     """
 
     direct: bool
@@ -44,6 +48,8 @@ class Around:
     whole: bool = True
     hints: dict[Gfid, Slot] = field(default_factory=dict)
     """Where the journal last had an object: bricks lose handles of directories now and then (seen in 10.3)."""
+    single: bool = True
+    sole: bool = False
 
     def hint(self, gfid: Gfid, slot: Slot) -> None:
         """The journal says that the object is there."""
@@ -89,14 +95,34 @@ class BrickNames:
             return None
         return None
 
+    def here(self, gfid: Gfid) -> bool:
+        """Is the data of this file or symlink on this very brick?"""
+        path = handle(self.brick, gfid)
+        try:
+            return not is_link_file(path, os.lstat(path))
+        except OSError as e:
+            if e.errno in GONE:
+                return False
+            raise
+
     def has(self, gfid: Gfid) -> bool:
-        """Is this object anywhere on the volume?"""
+        """Is this object anywhere on the volume? It counts as gone after two looks over all bricks, or by the mount's answer:
+        while a file moves between bricks, one look at one brick after the other may miss it on both.
+
+        Raises OSError, VolumeError where that cannot be told.
+        """
         if gfid == ROOT:
             return True
-        found = self.find(gfid)
-        if found is not None:
-            return not self._set_aside(*found)
-        return not self.around.whole and self._mounted(gfid) is not None
+        for _ in range(2):
+            found = self.find(gfid)
+            if found is not None:
+                return not self._set_aside(*found)
+            if not self.around.whole:
+                break
+        else:
+            if not any(os.path.lexists(handle(brick, gfid)) for brick in self._bricks):
+                return False  # not even a link file is left
+        return self._mounted(gfid) is not None
 
     @staticmethod
     def _set_aside(path: bytes, st: os.stat_result) -> bool:
@@ -105,29 +131,114 @@ class BrickNames:
         return where is not None and internal(*where)
 
     def _mounted(self, gfid: Gfid) -> os.stat_result | None:
+        """The object as the mount sees it, None when it is nowhere. Raises OSError, VolumeError."""
         try:
             return os.lstat(b".gfid/" + gfid_text(gfid).encode(), dir_fd=self.mount.fd)
         except OSError as e:
-            if e.errno in GONE:
-                return None
+            if e.errno not in GONE:
+                raise
+            self.mount.complete()
+            return None
+
+    def names(self, gfid: Gfid) -> Known:
+        """The names of an object, each looked up just now; none where it is gone. Raises OSError, VolumeError."""
+        if self.around.single:
+            found = self.find(gfid)
+            if found is not None:
+                path, st = found
+                links = None if is_directory(path, st) else st.st_nlink - 1  # one is the brick's own
+                return Known(self._found_rows(gfid, path, st), links)
+            if self.around.whole:
+                return Known([], None)
+        status = self._mounted(gfid)
+        if status is None:
+            return Known([], None)
+        directory = _stat.S_ISDIR(status.st_mode)
+        fd, rows = self.mount.fd, []
+        for parts in paths_of(fd, gfid, directory):
+            slot = slot_of(fd, parts)
+            if slot is not None and not internal(*slot):
+                rows.append(_row(slot, gfid, status))
+        return Known(rows, None if directory else status.st_nlink)
+
+    def holds(self, slot: Slot, gfid: Gfid) -> bool:
+        """Does this name lead to that object now? Asked of all bricks, twice, where they are the volume; else of the mount.
+
+        Raises OSError, VolumeError where that cannot be told.
+        """
+        if internal(*slot):
+            return False
+        if self.around.single:
+            for _ in range(2):
+                for brick in self._bricks:
+                    there = self._gfid_at(brick, slot)
+                    if there:
+                        return there == gfid
+                if not self.around.whole:
+                    break
+            else:
+                return False
+        return self._mounted_holds(slot, gfid)
+
+    @staticmethod
+    def _gfid_at(brick: bytes, slot: Slot) -> Gfid:
+        """The gfid of what a brick has in a slot, b"" for nothing or a link file."""
+        try:
+            path, st = below(brick, slot.parent, slot.name)
+            return b"" if is_link_file(path, st) else os.getxattr(path, GFID, follow_symlinks=False)
+        except OSError as e:
+            if e.errno in (*GONE, errno.ENODATA, errno.ENAMETOOLONG):
+                return b""
             raise
 
+    def _mounted_holds(self, slot: Slot, gfid: Gfid) -> bool:
+        """The same, asked of the mount: by the gfid of the directory, and where that finds nothing, by its path."""
+        wanted = inode_of(gfid)
+        try:
+            return os.lstat(self.mount.path(slot.parent) + b"/" + slot.name).st_ino == wanted
+        except OSError as e:
+            if e.errno == errno.ENAMETOOLONG:
+                return False
+            if e.errno not in GONE:
+                raise
+        for _ in range(3):  # the directory may be renamed between the two steps
+            found = paths_of(self.mount.fd, slot.parent, True)
+            if not found and self._mounted(slot.parent) is None:
+                return False
+            for parts in found:
+                try:
+                    fd = walk(self.mount.fd, parts)
+                except OSError as e:
+                    if e.errno in GONE:
+                        continue
+                    raise
+                try:
+                    if os.fstat(fd).st_ino == inode_of(slot.parent) or slot.parent == ROOT:
+                        return os.stat(slot.name, dir_fd=fd, follow_symlinks=False).st_ino == wanted
+                except OSError as e:
+                    if e.errno not in GONE:
+                        raise
+                    self.mount.complete()
+                    return False
+                finally:
+                    os.close(fd)
+        raise OSError(errno.ESTALE, "the directory of a name cannot be found")
+
     def rows(self, gfid: Gfid) -> list[Row]:
-        """All names of an object that are known: none too for one that is there, where a brick lost track of it."""
+        """Names of an object, quickly found: one at least where any is known. Which are all, `names` tells."""
         found = self.find(gfid)
         if found is None:
-            return [] if self.around.whole else self._mounted_rows(gfid)
-        path, st = found
-        kind = _stat.S_IFMT(st.st_mode)
-        if is_directory(path, st):
-            kind = _stat.S_IFDIR
-            where = directory_slot(path) if _stat.S_ISLNK(st.st_mode) else self.around.hints.get(gfid)
-            slots = [where] if where is not None else []
-        else:
-            slots = self._noted(path, st)
-        return [
-            Row(s.parent, s.name, gfid, kind, b"", st.st_size, st.st_mtime_ns, 0) for s in sorted(slots) if not internal(*s)
-        ]
+            return [] if self.around.whole else self.names(gfid).rows
+        return self._found_rows(gfid, *found)
+
+    def _found_rows(self, gfid: Gfid, path: bytes, st: os.stat_result) -> list[Row]:
+        """The names of what a brick here has under this handle."""
+        if not is_directory(path, st):
+            return [_row(s, gfid, st) for s in sorted(self._noted(path, st)) if not internal(*s)]
+        where = directory_slot(path) if _stat.S_ISLNK(st.st_mode) else self.around.hints.get(gfid)
+        if where is None or internal(*where):
+            return []
+        return [_row(where, gfid, st)._replace(kind=_stat.S_IFDIR)]
 
     def _noted(self, path: bytes, st: os.stat_result) -> list[Slot]:
         """The names that a file's xattrs give it, as far as they hold: a brick keeps the name of what a rename displaced
@@ -165,21 +276,6 @@ class BrickNames:
             return False if os.path.lexists(handle(brick, slot.parent)) else None
         return (there.st_ino, there.st_dev) == (st.st_ino, st.st_dev)
 
-    def _mounted_rows(self, gfid: Gfid) -> list[Row]:
-        st = self._mounted(gfid)
-        if st is None:
-            return []
-        try:
-            path = os.getxattr(self.mount.path(gfid), "glusterfs.gfid2path", follow_symlinks=False).rstrip(b"\0")
-            above, _, name = path.strip(b"/").rpartition(b"/")
-            text = os.getxattr(self.mount.base + above, "glusterfs.gfid.string") if above else b""
-        except OSError as e:
-            if e.errno in (*GONE, errno.ENODATA):
-                return []
-            raise
-        parent = parse_gfid(text.rstrip(b"\0")) if above else ROOT
-        return [Row(parent, name, gfid, _stat.S_IFMT(st.st_mode), b"", st.st_size, st.st_mtime_ns, 0)]
-
     def row(self, gfid: Gfid) -> Row | None:
         """One of the names of an object."""
         rows = self.rows(gfid)
@@ -187,17 +283,17 @@ class BrickNames:
 
     def get(self, parent: Gfid, name: bytes) -> Row | None:
         """What a slot holds anywhere on the volume, None when it is free."""
+        slot = Slot(parent, name)
         for brick in self._bricks:
             try:
                 path, st = below(brick, parent, name)
                 if is_link_file(path, st):
                     continue
-                gfid = os.getxattr(path, GFID, follow_symlinks=False)
+                return _row(slot, os.getxattr(path, GFID, follow_symlinks=False), st)
             except OSError as e:
                 if e.errno in (*GONE, errno.ENODATA, errno.ENAMETOOLONG):
                     continue
                 raise
-            return Row(parent, name, gfid, _stat.S_IFMT(st.st_mode), b"", st.st_size, st.st_mtime_ns, 0)
         if self.around.whole:
             return None
         path = self.mount.path(parent) + b"/" + name
@@ -208,7 +304,7 @@ class BrickNames:
             if e.errno in (*GONE, errno.ENODATA, errno.ENAMETOOLONG):
                 return None
             raise
-        return Row(parent, name, gfid, _stat.S_IFMT(st.st_mode), b"", st.st_size, st.st_mtime_ns, 0)
+        return _row(slot, gfid, st)
 
     def path(self, gfid: Gfid) -> bytes | None:
         """One path of an object relative to the root (b"" for the root), None when it is nowhere."""
@@ -234,3 +330,7 @@ class BrickNames:
             if total > COUNTED:
                 return total * 256 // done
         return total
+
+
+def _row(slot: Slot, gfid: Gfid, st: os.stat_result) -> Row:
+    return Row(slot.parent, slot.name, gfid, _stat.S_IFMT(st.st_mode), b"", st.st_size, st.st_mtime_ns, 0)

@@ -182,7 +182,8 @@ class GlusterVolume:
                 whole = False  # of a replica set only the mount knows which copy is right
             else:
                 others.append(one.path)
-        return Around(direct, [p.path for p in peers if p.index in here], others, whole)
+        return Around(direct, [p.path for p in peers if p.index in here], others, whole, single=facts.width == 1,
+                      sole=facts.subvolumes == 1)  # fmt: skip
 
     def close(self) -> None:
         """End the mount."""
@@ -338,7 +339,8 @@ class GlusterPrimary:
         for e in todo.entries:
             if e.fop in (Fop.MKDIR, Fop.RENAME):
                 self._around.hint(e.gfid, e.dest or e.slot)
-        return tidied(todo, dead, lambda slot: names.get(slot.parent, slot.name) is not None)
+        view = self._view
+        return tidied(todo, dead, lambda slot: names.get(slot.parent, slot.name) is not None, view.orders, view.holds)
 
     def read(self, changelog: Changelog) -> Decoded:
         """What the records of a slice mean. Raises JournalError."""

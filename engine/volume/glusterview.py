@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from engine.model import ROOT, Gfid, Slot, Stat, gfid_text, parse_gfid
-from engine.volume.base import Gone, Indirect
+from engine.volume.base import Gone, Indirect, Known
 from engine.volume.bricknames import Around, BrickNames
 from engine.volume.brickpath import GFID, GONE, below, handle, internal, is_directory, is_link_file, times_of
 from engine.volume.mount import AuxMount
@@ -64,6 +64,18 @@ class GlusterView:
             if found is not None and _stat.S_ISDIR(found[1].st_mode):
                 return Seen(gfid, times_of(*found))
         return self._see_mounted(gfid)
+
+    def names(self, gfid: Gfid) -> Known:
+        """The names of an object, each looked up just now. Raises OSError, VolumeError."""
+        return self.index.names(gfid)
+
+    def holds(self, slot: Slot, gfid: Gfid) -> bool:
+        """Does this name lead to that object now, on whichever brick? Raises OSError, VolumeError."""
+        return self.index.holds(slot, gfid)
+
+    def orders(self, gfid: Gfid) -> bool:
+        """Does this brick's journal have every record of the object's names, in their order? Its data is here, then."""
+        return self.around.sole or self.index.here(gfid)
 
     def _see_directory(self, gfid: Gfid) -> Seen | None:
         """A directory has the latest time that any subvolume gives it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from engine.volume.facts import VolumeError
 
 _PREFIX = "georep-mnt-"
 _WAIT = 60
+_PASS = ("md-cache", "nl-cache", "quick-read", "io-cache")
+"""Client translators that are left out: they answer from a memory of how names and files were up to a second before."""
 
 
 class AuxMount:
@@ -48,6 +51,7 @@ class AuxMount:
             words.append("--aux-gfid-mount")
         argv = [
             "glusterfs", *words, f"--volfile-server={server}", f"--volfile-id={self.name}",
+            *(f"--xlator-option=*{x}.pass-through=on" for x in _PASS),
             *([] if client_pid is None else [f"--client-pid={client_pid}"]), "--attribute-timeout=0", "--entry-timeout=0", f"--log-file={self.log_file}", "--log-level=WARNING", point,
         ]  # fmt: skip
         done = subprocess.run(argv, capture_output=True, timeout=_WAIT, stdin=subprocess.DEVNULL, check=False)
@@ -76,6 +80,20 @@ class AuxMount:
         except OSError:
             return False
         return True
+
+    def complete(self) -> None:
+        """Are all subvolumes there? Asked before "not seen" is taken for "gone". Raises VolumeError."""
+        try:
+            if os.getxattr(self.base, "dht.subvol.status")[:1] == b"1":
+                return
+            what = "a part of it is down"
+        except OSError as e:
+            if e.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return  # there is one subvolume only
+            what = os.strerror(e.errno or errno.EIO)
+        raise VolumeError(f"not all of volume {self.name} can be reached: {what}", code="volume-incomplete",
+                          hint=f"gluster volume status {self.name}; start dead bricks: "
+                               f"gluster volume start {self.name} force")  # fmt: skip
 
     def close(self) -> None:
         """End the mount."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from engine.agent.index import Index, Row
-from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Slot, Stat
-from engine.volume.base import Gone
+from engine.model import LIMBO, ROOT, STATE_DIR, EngineError, Gfid, Slot, Stat
+from engine.volume.base import Gone, Known
 from engine.volume.handles import gfid_of, name_to_handle, open_by_handle
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -298,6 +298,20 @@ class TreeView:
     def xattrs_of(self, fd: int) -> dict[bytes, bytes]:
         """What travels of the xattrs of an open file or directory."""
         return xattrs_of(fd)
+
+    def names(self, gfid: Gfid) -> Known:
+        """All names of an object that are replicated: the index has them."""
+        return Known([r for r in self.index.rows(gfid) if r.parent != LIMBO])
+
+    def holds(self, slot: Slot, gfid: Gfid) -> bool:
+        """Is this name the object's, by the index? Names on the disk that it does not have are filtered, or come later."""
+        row = self.index.get(*slot)
+        return row is not None and row.gfid == gfid
+
+    def orders(self, gfid: Gfid) -> bool:
+        """A tree has one journal."""
+        del gfid
+        return True
 
     def elsewhere(self, slot: Slot) -> bool:
         """A tree is one brick: nothing is elsewhere."""

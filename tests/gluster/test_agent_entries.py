@@ -116,12 +116,13 @@ def test_sec_3_a_directory_goes_with_what_is_gone_too(side: Side) -> None:
     d, e, f, g = (side.gfid() for _ in range(4))
     side.ok(mkdir(d, side.top, b"d"), mkdir(e, d, b"e"), create(f, e, b"f", b"x"), create(g, d, b"g", b"x"))
     others = [create(side.gfid(), side.top, b"o%d" % i, b"x") for i in range(20)]
+    at = [slot_params(side.top, b"d")]
     reply = side.agent.entries(*others[:10], rmdir(d, side.top, b"d"), *others[10:])
     assert [(o.index, o.errno) for o in reply.failures] == [(10, errno.ENOTEMPTY)]
-    error = side.agent.ask("remove", gfid=d.hex(), below=[e.hex(), g.hex()])["error"]
+    error = side.agent.ask("remove", gfid=d.hex(), slots=at, below=[e.hex(), g.hex()])["error"]
     assert (error["errno"], error["found"]) == (errno.ENOTEMPTY, f.hex())
     assert side.names("d") == ["e"] and side.names("d/e") == ["f"], "what is alive stays, and the way to it"
-    assert side.agent.call("remove", gfid=d.hex(), below=[e.hex(), f.hex()])["names"] == 1
+    assert side.agent.call("remove", gfid=d.hex(), slots=at, below=[e.hex(), f.hex()])["names"] == 1
     assert side.names() == sorted(f"o{i}" for i in range(20))
     assert side.agent.call("here", gfids=[f.hex(), e.hex(), d.hex(), side.top.hex()])["here"] == [side.top.hex()]
 

@@ -160,7 +160,8 @@ class Primary:
             if gfid == ROOT:
                 continue
             if not names:
-                answer = self.agent.ask("remove", gfid=gfid.hex(), below=[g.hex() for g in self.seen - set(model.objects)])
+                below = [g.hex() for g in self.seen - set(model.objects)]
+                answer = self.agent.ask("remove", gfid=gfid.hex(), slots=self._there(gfid), below=below)
                 error = answer.get("error")
                 if error is not None:  # something alive is in it: that is put right first
                     assert error["errno"] == 39, error
@@ -184,8 +185,14 @@ class Primary:
 
     def _place(self, gfid: bytes, names: list[Key], text: bytes | None) -> dict[str, Any]:
         slots = [{"parent": p.hex(), "name": base64.b64encode(n).decode()} for p, n in names]
-        return self.agent.ask("place", gfid=gfid.hex(), slots=slots, stat=list(self.model.stat(gfid)), replace=True,
-                              link=None if text is None else base64.b64encode(text).decode())  # fmt: skip
+        drop = [slot for slot in self._there(gfid) if slot not in slots]
+        return self.agent.ask("place", gfid=gfid.hex(), slots=slots, drop=drop, stat=list(self.model.stat(gfid)),
+                              replace=True, link=None if text is None else base64.b64encode(text).decode())  # fmt: skip
+
+    def _there(self, gfid: bytes) -> list[dict[str, str]]:
+        """The names of an object on the volume."""
+        found: list[dict[str, str]] = self.agent.call("lookup", gfids=[gfid.hex()])["objects"].get(gfid.hex(), {}).get("names", [])
+        return found
 
 
 def assert_equal(model: Model, mount: Path) -> None:

@@ -32,10 +32,13 @@ class Side:
     def ok(self, *ops: Any) -> None:
         assert self.agent.entries(*ops).failures == []
 
-    def place(self, g: bytes, slots: list[tuple[bytes, bytes]], stat: Stat, text: bytes | None = None) -> dict[str, Any]:
+    def place(
+        self, g: bytes, slots: list[tuple[bytes, bytes]], stat: Stat, text: bytes | None = None,
+        drop: list[tuple[bytes, bytes]] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         return self.agent.ask(
             "place", gfid=g.hex(), slots=[slot_params(*s) for s in slots], stat=list(stat), replace=True,
-            link=None if text is None else base64.b64encode(text).decode(),
+            link=None if text is None else base64.b64encode(text).decode(), drop=[slot_params(*s) for s in drop or ()],
         )  # fmt: skip
 
     def names(self, below: str = "") -> list[str]:
@@ -107,13 +110,17 @@ def test_whose_names_are(side: Side) -> None:
 
 
 def test_con_3_and_4_place_moves_an_object_to_where_it_belongs(side: Side) -> None:
-    """CON-3: a directory is renamed; CON-4: a file gets exactly these names."""
+    """CON-3: a directory is renamed; CON-4: a file gets these names, and loses those that the primary has looked up."""
     d, e, f = (side.gfid() for _ in range(3))
     side.ok(mkdir(d, side.top, b"d"), mkdir(e, side.top, b"e"), create(f, d, b"f", b"abc"), link(f, d, b"f2", regular(3)))
     assert side.place(d, [(e, b"new")], directory())["result"]["errno"] == 0
     assert side.names() == ["e"] and side.names("e/new") == ["f", "f2"]
     answer = side.place(f, [(d, b"f2"), (side.top, b"third")], regular(3))["result"]
-    assert (answer["made"], answer["data"], answer["errno"]) == (False, False, 0)
+    assert (answer["made"], answer["data"], answer["errno"], answer["nlink"]) == (False, False, 0, 3)
+    assert answer["beyond"] == [slot_params(d, b"f")] and side.names("e/new") == ["f", "f2"], "nobody spoke of it"
+    assert side.place(f, [(d, b"f2")], regular(3), drop=[(d, b"f"), (e, b"new")])["result"]["beyond"] == [
+        slot_params(side.top, b"third")
+    ]
     assert side.names() == ["e", "third"] and side.names("e/new") == ["f2"]
     assert os.stat(side.path / "third").st_nlink == 2
 
@@ -148,19 +155,25 @@ def test_con_1_remove_and_clear_slot(side: Side) -> None:
     """CON-1: an object that is gone on the primary goes with all its names; a directory with what is gone, too."""
     d, e, f = (side.gfid() for _ in range(3))
     side.ok(mkdir(d, side.top, b"d"), mkdir(e, d, b"e"), create(f, e, b"f", b"x"), link(f, side.top, b"g", regular(1)))
-    assert side.agent.call("remove", gfid=f.hex())["names"] == 2
+    assert side.agent.call("remove", gfid=f.hex(), slots=[slot_params(side.top, b"g")]) == {
+        "names": 1, "beyond": [slot_params(e, b"f")],
+    }  # fmt: skip
+    assert side.agent.call("remove", gfid=f.hex(), slots=[slot_params(e, b"f")])["names"] == 1
     assert side.names() == ["d"] and side.names("d/e") == []
     side.ok(create(f, e, b"f", b"x"))
-    assert side.agent.call("remove", gfid=d.hex(), below=[e.hex(), f.hex()])["names"] == 1
-    assert side.names() == [] and side.agent.call("remove", gfid=d.hex())["names"] == 0
+    at = [slot_params(side.top, b"d")]
+    assert side.agent.call("remove", gfid=d.hex(), slots=at, below=[e.hex(), f.hex()])["names"] == 1
+    assert side.names() == [] and side.agent.call("remove", gfid=d.hex(), slots=at)["names"] == 0
     side.ok(mkdir(d, side.top, b"d"), create(f, d, b"x", b"x"))
-    error = side.agent.ask("clear_slot", **slot_params(side.top, b"d"))["error"]
+    error = side.agent.ask("clear_slot", **slot_params(side.top, b"d"), gfid=f.hex())["error"]
+    assert (error["errno"], error["found"]) == (errno.EEXIST, d.hex()), "another object has the name by now"
+    error = side.agent.ask("clear_slot", **slot_params(side.top, b"d"), gfid=d.hex())["error"]
     assert (error["errno"], error["found"]) == (errno.ENOTEMPTY, d.hex()) and side.names("d") == ["x"]
     side.ok(unlink(f, d, b"x"))
-    assert side.agent.call("clear_slot", **slot_params(side.top, b"d")) == {"cleared": True, "gfid": d.hex()}
-    assert side.agent.call("clear_slot", **slot_params(side.top, b"d"))["cleared"] is False
+    assert side.agent.call("clear_slot", **slot_params(side.top, b"d"), gfid=d.hex())["cleared"] is True
+    assert side.agent.call("clear_slot", **slot_params(side.top, b"d"), gfid=d.hex())["cleared"] is False
     assert side.names() == []
-    assert side.agent.ask("remove", gfid=ROOT.hex())["error"]["errno"] == errno.EINVAL
+    assert side.agent.ask("remove", gfid=ROOT.hex(), slots=[])["error"]["errno"] == errno.EINVAL
 
 
 def test_con_3_set_aside(side: Side) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.agent.frames import Kind
+from engine.agent.frames import PROTOCOL, Kind
 from engine.agent.wire import encode_entries
 from tests.agent_side import ROOT, SESSION, create, gfid, mkdir, slot_params
 from tests.gluster.agent_volume import VolumeAgent, elsewhere, held, view
@@ -264,7 +264,7 @@ def test_safe_5_an_agent_that_lost_its_lease_writes_no_more(lab: Lab, fresh: Vol
 
 
 def refused(agent: VolumeAgent, code: str) -> str:
-    answer = agent.ask("hello", protocol=1, version="0", **SESSION, volume=agent.volume)
+    answer = agent.ask("hello", protocol=PROTOCOL, version="0", **SESSION, volume=agent.volume)
     error = answer.get("error") or {}
     assert error.get("code") == code, answer
     assert error["text"] and "\n" not in error["text"] and error["hint"], error

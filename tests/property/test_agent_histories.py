@@ -17,6 +17,7 @@ import pytest
 
 from engine.agent import foreign, wire
 from engine.agent.handles import OpError
+from engine.agent.heal import NOWHERE
 from engine.agent.repair import clear_slot, place, remove
 from engine.agent.types import EntryOp, Fop, Slot, Stat
 from tests.agent_side import LIMBO, ROOT, T0, Agent, Local, gfid, hexname, slot_params, tree_of
@@ -281,7 +282,8 @@ class Primary:
                 if parent != ROOT and where is not None and where.in_limbo:
                     self.put(parent, wanted)
         tree.dirs.settle()
-        placed = place(tree, g, slots, thing.stat, thing.text, {}, True)
+        drop = [r.slot for r in tree.index.rows(g) if r.slot not in slots and r.parent not in (LIMBO, NOWHERE)]
+        placed = place(tree, g, slots, drop, thing.stat, thing.text, {}, True)
         assert placed.failed is None
         if placed.data:
             wanted.add(g)
@@ -450,10 +452,12 @@ class RemotePrimary:
             if g in world.things:
                 self.put(g, wanted)
             elif g not in (ROOT, LIMBO):
-                agent.call("remove", gfid=g.hex())
+                names = agent.call("lookup", gfids=[g.hex()])["objects"].get(g.hex(), {}).get("names", [])
+                agent.call("remove", gfid=g.hex(), slots=names)
                 for slot in todo[g]:
                     if tuple(slot) not in world.names and slot.parent in (ROOT, *world.things):
-                        agent.call("clear_slot", **slot_params(*slot))
+                        has = agent.call("taken", slots=[slot_params(*slot)])["taken"][0]
+                        agent.call("clear_slot", **slot_params(*slot), gfid=has)
         files = [
             g for g in wanted | world.written if g in world.things and world.things[g].kind == stat.S_IFREG
         ]  # fmt: skip
@@ -469,8 +473,10 @@ class RemotePrimary:
             if not found.get(parent.hex(), {}).get("names"):
                 self.put(parent, wanted)
         text = None if thing.text is None else base64.b64encode(thing.text).decode()
+        slots = [slot_params(*s) for s in self.world.names_of(g)]
+        there = self.agent.call("lookup", gfids=[g.hex()])["objects"].get(g.hex(), {}).get("names", [])
         placed = self.agent.call(
-            "place", gfid=g.hex(), slots=[slot_params(*s) for s in self.world.names_of(g)], stat=list(thing.stat),
+            "place", gfid=g.hex(), slots=slots, drop=[s for s in there if s not in slots], stat=list(thing.stat),
             link=text, xattrs={}, replace=True,
         )  # fmt: skip
         assert placed["errno"] == 0

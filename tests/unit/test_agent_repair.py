@@ -49,16 +49,24 @@ def put(
     stat: object,
     text: bytes | None = None,
     replace: bool = True,
+    drop: list[tuple[bytes, bytes]] | None = None,
 ):  # type: ignore[no-untyped-def]
     side.tree.dirs.settle()
-    return place(side.tree, g, [Slot(*s) for s in slots], stat, text, {}, replace)  # type: ignore[arg-type]
+    drop = [] if drop is None else [Slot(*s) for s in drop]
+    return place(side.tree, g, [Slot(*s) for s in slots], drop, stat, text, {}, replace)  # type: ignore[arg-type]
 
 
 def test_con_1_remove_takes_all_names_to_limbo(side: Local) -> None:
     side.ok(create(A, ROOT, b"a", b"x"), link(A, ROOT, b"b"), mkdir(D, ROOT, b"d"), link(A, D, b"c"))
-    assert remove(side.tree, A) == 3
+    assert remove(side.tree, A) == (3, [])
     assert set(tree_of(side.path)) == {"d"} and side.limbo() == {A.hex()}
-    assert remove(side.tree, A) == 0 and remove(side.tree, B) == 0
+    assert remove(side.tree, A) == (0, []) and remove(side.tree, B) == (0, [])
+
+
+def test_remove_takes_only_the_names_it_is_told(side: Local) -> None:
+    side.ok(create(A, ROOT, b"a", b"x"), link(A, ROOT, b"b"))
+    assert remove(side.tree, A, [Slot(ROOT, b"a"), Slot(ROOT, b"never")]) == (1, [Slot(ROOT, b"b")])
+    assert set(tree_of(side.path)) == {"b"} and side.limbo() == set()
 
 
 def test_con_3_a_directory_is_put_where_the_primary_has_it(side: Local) -> None:
@@ -69,10 +77,13 @@ def test_con_3_a_directory_is_put_where_the_primary_has_it(side: Local) -> None:
     assert os.stat(side.path / "b" / "deep").st_mode & 0o777 == 0o700
 
 
-def test_con_4_a_file_has_exactly_the_names_the_primary_has(side: Local) -> None:
+def test_con_4_a_file_gets_the_names_the_primary_has_and_loses_those_that_were_named(side: Local) -> None:
     side.ok(create(A, ROOT, b"a", b"x"), link(A, ROOT, b"b"), create(B, ROOT, b"c", b"other"))
-    placed = put(side, A, [(ROOT, b"b"), (ROOT, b"c"), (ROOT, b"d")], regular(1))
-    assert not placed.data
+    wanted = [(ROOT, b"b"), (ROOT, b"c"), (ROOT, b"d")]
+    placed = put(side, A, wanted, regular(1))
+    assert not placed.data and placed.beyond == [Slot(ROOT, b"a")] and placed.nlink == 4
+    assert set(tree_of(side.path)) == {"a", "b", "c", "d"}, "a name that nobody spoke of went"
+    assert put(side, A, wanted[:1], regular(1), drop=[(ROOT, b"a")]).beyond == [Slot(ROOT, b"c"), Slot(ROOT, b"d")]
     got = tree_of(side.path)
     assert set(got) == {"b", "c", "d"} and {v[2] for v in got.values()} == {b"x"}
     assert os.stat(side.path / "b").st_nlink == 3 and side.limbo() == {B.hex()}
@@ -129,14 +140,17 @@ def test_place_from_the_root_down_untangles_nested_directories(side: Local) -> N
     side.fails(rename(A, (ROOT, b"a"), (B, b"a")), errno.EINVAL)
     put(side, B, [(ROOT, b"b")], directory())
     put(side, A, [(B, b"a")], directory())
-    put(side, C, [(A, b"f")], regular(1))
+    put(side, C, [(A, b"f")], regular(1), drop=[(B, b"f")])
     assert set(tree_of(side.path)) == {"b", "b/a", "b/a/f"}
 
 
 def test_clear_slot(side: Local) -> None:
     side.ok(create(A, ROOT, b"a", b"x"))
     (side.path / "u").write_text("unknown")
-    assert clear_slot(side.tree, Slot(ROOT, b"a")) == A
+    with pytest.raises(OpError, match="by now") as other:
+        clear_slot(side.tree, Slot(ROOT, b"a"), B)
+    assert (other.value.errno, other.value.found) == (errno.EEXIST, A) and (side.path / "a").exists()
+    assert clear_slot(side.tree, Slot(ROOT, b"a"), A) == A
     assert clear_slot(side.tree, Slot(ROOT, b"u")) == b""
     assert clear_slot(side.tree, Slot(ROOT, b"u")) is None
     assert clear_slot(side.tree, Slot(D, b"u")) is None

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from engine.agent import wire
-from engine.agent.frames import Kind
+from engine.agent.frames import PROTOCOL, Kind
 from engine.agent.state import Holding
 from engine.agent.types import LIMBO
 from tests.agent_side import (
@@ -252,7 +252,7 @@ def test_limbo_is_told_with_counts(root: Path) -> None:
             rmdir(D, ROOT, b"d"), unlink(B, ROOT, b"b"),
         )  # fmt: skip
         (root / "u").write_text("u")
-        agent.call("clear_slot", parent=ROOT.hex(), name="dQ==")
+        agent.call("clear_slot", parent=ROOT.hex(), name="dQ==", gfid="")
         told = agent.call("limbo")["objects"]
         assert {(o["gfid"], o["objects"]) for o in told} == {(D.hex(), 2), (B.hex(), 1), (None, 1)}
         agent.call("commit", purge=[D.hex()], purge_foreign=True, keep_deleted=0, mark=None)
@@ -328,7 +328,7 @@ def test_bricks_under_names_have_their_own_state(root: Path) -> None:
         assert (root / "one/a").read_bytes() == b"1" and (root / "two/a").read_bytes() == b"2"
         assert sorted(p.name for p in (root / ".georep/bricks").iterdir()) == ["one", "two"]
         assert first.hello(root_name="one")["brick"] == "b1"
-        assert first.ask("hello", protocol=1, root_name="../x")["error"]["errno"] == errno.EINVAL
+        assert first.ask("hello", protocol=PROTOCOL, root_name="../x")["error"]["errno"] == errno.EINVAL
     finally:
         first.close()
         second.close()
@@ -355,7 +355,7 @@ def test_the_agent_needs_no_file_but_its_modules(tmp_path: Path) -> None:
 
     link = Link(SshTarget(None), os.fsencode(tmp_path / "replica"))
     try:
-        assert link.call("hello", {"protocol": 1})["python"] == sys.version.split()[0]
+        assert link.call("hello", {"protocol": PROTOCOL})["python"] == sys.version.split()[0]
     finally:
         link.close()
     old = shutil.which("python3.9")

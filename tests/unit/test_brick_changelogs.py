@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.batch import Source, plan
-from engine.brickplan import meant, tidied
+from engine.brickplan import changed_since, meant, tidied
 from engine.model import NO_MARK, ROOT, Changelog, DataChange, EntryChange, Fop, MetaChange, Slot
 from engine.volume.brickpath import INTERNAL_GFIDS, internal
 
@@ -58,9 +58,49 @@ def test_a_rename_into_the_volumes_own_directories_is_a_removal() -> None:
     assert (back.fop, back.slot, data) == (Fop.LINK, Slot(ROOT, b"g"), DataChange(A))
 
 
+def free(_: Slot) -> bool:
+    return False
+
+
+def every(_: bytes) -> bool:
+    """The brick's journal has all changes of the object."""
+    return True
+
+
+def no(_: bytes) -> bool:
+    """Another brick has the object's data, and later changes may be in its journal."""
+    return False
+
+
+def nothing(_slot: Slot, _gfid: bytes) -> bool:
+    return False
+
+
+def test_con_2_a_name_that_another_brick_gave_back_is_not_removed() -> None:
+    """The other half of UNLINK a, LINK a is in the journal of the brick that has the file's data, and was applied before."""
+    a, b = Slot(ROOT, b"a"), Slot(ROOT, b"b")
+    records = [EntryChange(A, int(Fop.UNLINK), a), EntryChange(A, int(Fop.UNLINK), b)]
+    todo = made(*records)
+    assert tidied(todo, [], free, no, lambda slot, _: slot == a) == []
+    assert [e.slot for e in todo.entries] == [b] and todo.doubtful == {(A, b): False}
+    todo = made(*records)
+    assert tidied(todo, [], free, every, lambda slot, _: slot == a) == []
+    assert [e.slot for e in todo.entries] == [a, b] and todo.doubtful == {}, "its own journal has the LINK, in order"
+
+
+def test_names_that_are_otherwise_after_the_batch_are_looked_at_again() -> None:
+    a, b, c = (Slot(ROOT, n) for n in (b"a", b"b", b"c"))
+    todo = made(EntryChange(A, int(Fop.RENAME), a, b), EntryChange(A, int(Fop.LINK), c), EntryChange(A, int(Fop.UNLINK), c))
+    tidied(todo, [], free, no, nothing)
+    assert todo.doubtful == {(A, a): False, (A, b): True, (A, c): False}
+    assert changed_since(todo, lambda slot, _: slot == b) == []
+    (problem,) = changed_since(todo, nothing)
+    assert (problem.gfid, problem.slot) == (A, b)
+
+
 def test_chg_6_rmdir_of_a_directory_that_is_there_counts_for_nothing() -> None:
     todo = made(EntryChange(D, int(Fop.RMDIR), Slot(ROOT, b"d")), EntryChange(B, int(Fop.RMDIR), Slot(ROOT, b"e")))
-    assert tidied(todo, [B], lambda _: False) == []
+    assert tidied(todo, [B], free, every, nothing) == []
     assert [e.gfid for e in todo.entries] == [B]
 
 
@@ -72,6 +112,6 @@ def test_what_a_vanished_object_displaced_on_its_way_is_cleared() -> None:
         EntryChange(A, int(Fop.UNLINK), c),
     ]  # fmt: skip
     todo = made(*meant(records, internal))
-    (problem,) = tidied(todo, [A], lambda _: False)
+    (problem,) = tidied(todo, [A], free, every, nothing)
     assert (problem.gfid, problem.slot) == (A, b)
-    assert tidied(made(*records), [A], lambda slot: slot == b) == []
+    assert tidied(made(*records), [A], lambda slot: slot == b, every, nothing) == []

@@ -1,0 +1,66 @@
+"""Which names an object gets on the secondary, and which are taken from it: each by a look at that very name (CON-2 to 4)."""
+
+from __future__ import annotations
+
+import base64
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.model import LIMBO, Gfid, Slot
+from engine.volume.base import Known, View
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of one object on both sides.
+
+    `want`: those that hold it on the primary, as far as they are known. `missing`: those of them that it was not seen to
+    have on the secondary. `drop`: names that it has there and that, looked up on the primary, do not hold it.
+    """
+
+    want: tuple[Slot, ...]
+    missing: tuple[Slot, ...]
+    drop: tuple[Slot, ...]
+
+
+def compared_names(view: View, gfid: Gfid, known: Known, claimed: Iterable[Slot], there: Iterable[Slot]) -> Names:
+    """Compare the names that an object has there with the primary's of now.
+
+    What is not among the `known` names, because a brick has not noted it, may be one all the same: each such name, there
+    or `claimed` by a record, is looked up. Raises OSError, VolumeError: what cannot be looked up is not removed.
+    """
+    want = {row.slot: None for row in known.rows}
+    has = list(there)
+    drop: list[Slot] = []
+    for slot in has:
+        if slot not in want:
+            if view.holds(slot, gfid):
+                want[slot] = None
+            else:
+                drop.append(slot)
+    for slot in claimed:
+        if slot not in want and slot.parent != LIMBO and view.holds(slot, gfid):
+            want[slot] = None
+    seen = set(has)
+    return Names(tuple(want), tuple(s for s in want if s not in seen), tuple(drop))
+
+
+def slots_there(there: dict[str, Any] | None) -> list[Slot]:
+    """The names of an object in the agent's answer to `lookup`."""
+    return [parse_slot(name) for name in there["names"]] if there else []
+
+
+def parse_slot(name: dict[str, Any]) -> Slot:
+    """A slot as the agent writes it."""
+    return Slot(bytes.fromhex(name["parent"]), base64.b64decode(name["name"]))
+
+
+class NamesUnknown(OSError):
+    """A file has more names than any brick has noted, and not as many on the secondary: which, a full comparison finds."""
+
+    def __init__(self, links: int, known: int, there: int) -> None:
+        self.text = (f"it has {links:,} names on the primary, of which {known:,} are known here, and {there:,} on the secondary: "
+                     "a crawl looks for the others")  # fmt: skip
+        super().__init__(errno.ENODATA, self.text)
