@@ -15,6 +15,7 @@ from engine.journal.format import JournalError
 from engine.ledger import Failure
 from engine.link import Link
 from engine.model import NO_MARK, EngineError, Gfid
+from engine.old_replica import WHY, BackgroundComparison, extras_of, problems_of, summary
 from engine.reconcile import Decision, Reconciler
 from engine.sides import looked_up, primary_state, secondary_states
 from engine.transfer.base import Transfer
@@ -32,6 +33,9 @@ WEIGHED = 256
 
 ASKED = 5_000
 """Gfids in one question to the agent."""
+
+COMPARED_AFTER = 60.0
+"""Seconds after which a comparison begins although changes still wait."""
 
 RECENT = 20_000
 """Directories remembered for putting their times right when the brick is idle."""
@@ -58,6 +62,10 @@ class Batches:
         self._asked = ""
         """The id of the deletes of which the secondary was asked whether it has them, and those it has."""
         self._found: set[Gfid] = set()
+        self._comparison: BackgroundComparison | None = None
+        self._compare_from = time.monotonic() + COMPARED_AFTER
+        if worker.compare_once:
+            self.status.comparing(0, None, WHY)
         self._leftover = True
         """What earlier connections set aside has not been looked at yet."""
 
@@ -103,7 +111,9 @@ class Batches:
         return self._jobs_of
 
     def close(self) -> None:
-        """End the transfer jobs."""
+        """End what runs beside the loop."""
+        if self._comparison is not None:
+            self._comparison.stop()
         if self._jobs_of is not None:
             self._jobs_of.close(30)
 
@@ -132,6 +142,7 @@ class Batches:
             self._show(feed)
             self._close_for_checkpoint(feed)
             self._jobs()
+            self._compare(feed)
             self.failing.retry(feed, lambda: self.commit_now(purge_foreign=True))
             self.failing.unreadable(feed)
             # asked before: a crawl that ends after this may have closed its last slice after the take
@@ -167,10 +178,36 @@ class Batches:
         self.failing.recheck(lambda: self.commit_now(purge_foreign=False))
         self._directory_times()
         worker.guard.idle()
+        self._compare_from = 0.0
+        if worker.compare_once:
+            return True
         if worker.held() is None:
             worker.caught_up = True
             worker.on_idle()
         return True
+
+    def _compare(self, feed: Feed) -> None:
+        """Compare a replica that an older version made, beside the batches, once those that waited are done."""
+        worker, running = self.worker, self._comparison
+        if running is None:
+            if worker.compare_once and not feed.crawling and time.monotonic() >= self._compare_from:
+                self._comparison = BackgroundComparison(worker, self.link)
+                self._comparison.start()
+            return
+        if not running.finished:
+            return
+        running.stop()
+        self._comparison = None
+        found = running.outcome()
+        worker.log("warning" if found else "info", summary(found))
+        worker.event("compared", {"different": len(found)})
+        self.failing.mend(problems_of(found), extras_of(found, time.time()))
+        mark = worker.primary.marks.stime
+        self.link.call("commit", {"purge": [], "keep_deleted": self.options.keep_deleted, "names": True,
+                                  "mark": {"sec": mark.sec, "nsec": mark.nsec}})  # fmt: skip
+        worker.ledger.settled()
+        worker.compare_once = False
+        self.status.compared()
 
     def _checkpoint_wait(self) -> float:
         """Seconds until the slice may be closed for a checkpoint: when its second is over; an hour without one."""

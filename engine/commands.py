@@ -14,7 +14,7 @@ from engine.apply import Problem, Result
 from engine.checkpoint import merged, parse_time
 from engine.ledger import Failure
 from engine.model import EngineError
-from engine.verify import Comparison, describe, settled, still_different
+from engine.verify import Comparison, describe, stable_differences
 
 if TYPE_CHECKING:
     from engine.session import Brick, Session
@@ -291,18 +291,8 @@ def verify_brick(session: Session, brick: Brick, content: bool, repair: bool, st
         comparison = Comparison(view, link, content=content, xattrs=session.config.options.sync_xattrs,
                                 stop=worker.stopping, progress=progress, excluded=excluded)  # fmt: skip
         report = comparison.run()
-        found = report.differences
-        for last in (False, False, True):
-            if not found:
-                break
-            worker.settle(30)
-            mark = brick.primary.marks.stime
-            before, found = found, still_different(comparison, found, view.index.path)
-            sure = [d for d in found if settled(view, brick.path, d, mark, before)]
-            if last:
-                found = sure  # the others change all the time: they are under way
-            elif len(sure) < len(found):
-                worker.stopping.wait(1.5)  # until the mark can be past what was changed just before
+        found = stable_differences(worker.settle, lambda: brick.primary.marks.stime, brick.path, comparison,
+                                   report.differences, worker.stopping)  # fmt: skip
         state["content"] += report.content
         state["different"] += len(found)
         state["differences"] += [{**describe(d), "brick": os.fsdecode(brick.path)} for d in found[:1000]]

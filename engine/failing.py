@@ -18,6 +18,9 @@ from engine.volume.base import Feed, View
 if TYPE_CHECKING:
     from engine.worker import Worker
 
+MENDED = 1_000
+"""Differences put right at once."""
+
 NAMELESS = 600.0
 """Seconds after which a crawl for names that no brick has noted may be asked for again."""
 
@@ -114,6 +117,12 @@ class Failing:
             self.worker.log("info", f"{why}: {len(suspects)} objects compared, {len(differ)} sent again, "
                                     f"{len(elsewhere)} put in their place")  # fmt: skip
         self.worker.primary.rechecked()
+
+    def mend(self, problems: list[Problem], extras: list[Failure]) -> None:
+        """What a comparison found: put right, or kept; names that only the secondary has are kept for a person."""
+        for at in range(0, len(problems), MENDED):
+            self._settle(problems[at : at + MENDED])
+        self.note(extras)
 
     def _settle(self, problems: list[Problem], metas: Iterable[Gfid] = ()) -> None:
         """As the primary has them now, and the attributes of some others; what fails, or is on the move, goes into the

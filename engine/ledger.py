@@ -84,6 +84,12 @@ class Failure:
                    now, now, 1, now + FIRST_RETRY)  # fmt: skip
 
     @classmethod
+    def only_there(cls, gfid: Gfid, path: bytes, now: float) -> Failure:
+        """A name that a comparison found on the secondary only: it is not removed before a person says so."""
+        return cls(0, "object", gfid.hex(), path, "EXTRA", 0, "only the secondary has this name",
+                   "retry removes it there; dismiss keeps it", "absent", "present", now, now, 1, 0.0)  # fmt: skip
+
+    @classmethod
     def rejected_delete(cls, gfid: Gfid, path: bytes, who: str, now: float, there: str = "present") -> Failure:
         """A delete that a person rejected: the object stays on the secondary; `there` is what it is."""
         return cls(0, "rejected-delete", gfid.hex(), path, "DELETE", 125, f"delete rejected by {who}",

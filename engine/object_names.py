@@ -33,17 +33,11 @@ def compared_names(view: View, gfid: Gfid, known: Known, claimed: Iterable[Slot]
     """
     want = {row.slot: None for row in known.rows}
     has = list(there)
-    drop: list[Slot] = []
-    for slot in has:
-        if slot not in want:
-            if view.holds(slot, gfid):
-                want[slot] = None
-            else:
-                drop.append(slot)
-    for slot in claimed:
-        if slot not in want and slot.parent != LIMBO and view.holds(slot, gfid):
-            want[slot] = None
+    asked = [slot for slot in dict.fromkeys((*has, *claimed)) if slot not in want and slot.parent != LIMBO]
+    holding = view.holding(asked, gfid) if asked else set()
+    want.update((slot, None) for slot in asked if slot in holding)
     seen = set(has)
+    drop = [slot for slot in has if slot not in want]
     return Names(tuple(want), tuple(s for s in want if s not in seen), tuple(drop))
 
 

@@ -54,6 +54,7 @@ def register_volume(worker: Worker, link: Link, hello: dict[str, Any]) -> None:
     if clear:
         marks.identify({**marks.identity, "crawl": "0", "compare": "yes"})  # also if we die before it begins
         marks.reset()
+    worker.compare_once = theirs == seat.session and int(hello.get("owner_version") or 1) < 2 and not hello.get("names")
     worker.status.connected(secondary_node=str(hello.get("node") or link.target.host or seat.node))
     worker.status.secondary_free(hello.get("statfs"))
     feed = worker.primary.feed

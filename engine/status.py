@@ -57,6 +57,7 @@ class BrickStatus:
         self._free: dict[str, int] | None = None
         self._error: dict[str, Any] | None = None
         self._hold: Hold | None = None
+        self._comparing: dict[str, Any] | None = None
         self._paused: dict[str, Any] | None = None
         self.last_verify: dict[str, Any] | None = None
         self.count_before: Callable[[float], int] | None = None
@@ -186,6 +187,20 @@ class BrickStatus:
             if hold is not None:
                 self.status = "Held"
 
+    def comparing(self, seen: int, total: int | None, why: str) -> None:
+        """Both sides are being compared, so far so many objects: until `compared`, nothing is known to be equal, and no
+        checkpoint completes."""
+        with self._lock:
+            self._comparing = {"seen": seen, "total": total, "why": why}
+
+    def compared(self) -> None:
+        """The comparison is through: a checkpoint that the mark has passed meanwhile is complete now."""
+        with self._lock:
+            self._comparing = None
+            mark = self.mark
+        if mark != NO_MARK:
+            self.synced(mark)
+
     def crawl(self, kind: str, since: float | None, seen: int | None, total: int | None) -> bool:
         """What kind of crawl runs; True when that changed."""
         with self._lock:
@@ -298,7 +313,8 @@ class BrickStatus:
         with self._lock:
             self.mark = mark
             before = self.checkpoint
-            self.checkpoint = before.reached(mark, time.time())
+            if self._comparing is None:
+                self.checkpoint = before.reached(mark, time.time())
             done = bool(self.checkpoint.completed) and not before.completed
         if done:
             self._completed()
@@ -309,7 +325,9 @@ class BrickStatus:
         failures = self._failures_before()
         with self._lock:
             before, now = self.checkpoint, time.time()
-            self.checkpoint = before.set(at, by, now).reached(self.mark, now)
+            self.checkpoint = before.set(at, by, now)
+            if self._comparing is None:
+                self.checkpoint = self.checkpoint.reached(self.mark, now)
             if before.time is not None and before.time != at:
                 self._past.append({**before.shown(), "failures_before": failures})
             done = bool(self.checkpoint.completed) and self.checkpoint != before
@@ -385,7 +403,7 @@ class BrickStatus:
                     "bytes_per_s": round(self._rates["bytes"].value(mono), 1),
                 } if running else None,
                 "totals": {k: getattr(self.totals, k) for k in Totals.__dataclass_fields__},
-                "paused": self._paused,
+                "paused": self._paused, "comparing": self._comparing,
                 "held": None if self._hold is None else {
                     "id": self._hold.id, "reason": self._hold.reason, "deletes": self._hold.deletes,
                     "of": self._hold.of, "bytes": self._hold.bytes, "sample": list(self._hold.sample),

@@ -40,6 +40,11 @@ def brick_verdict(brick: dict[str, Any], limits: Thresholds, now: float) -> tupl
     elif status in ("Created", "Initializing..."):
         reasons.append(("unknown", "initializing", f"Initializing: not connected to {brick.get('secondary') or 'the secondary'} yet",
                         "if this lasts: georep-tui doctor"))  # fmt: skip
+    comparing = brick.get("comparing")
+    if comparing and status in ("Active", "Held", "Paused", "Initializing..."):
+        of = f" of {comparing['total']:,}" if comparing["total"] is not None else ""
+        reasons.append(("unknown", "comparing", f"comparing {comparing['seen']:,}{of} objects of both sides: {comparing['why']}",
+                        "what differs is put right; wait until it is through"))  # fmt: skip
     failures = brick["failures"]
     if failures and failures >= limits.failures_warning:
         level = "critical" if failures >= limits.failures_critical else "warning"

@@ -240,6 +240,28 @@ def settled(view: View, root: bytes, difference: Difference, mark: Mark, before:
     return False
 
 
+def stable_differences(
+    settle: Callable[[float], bool], mark: Callable[[], Mark], root: bytes, comparison: Comparison,
+    found: list[Difference], stop: threading.Event,
+) -> list[Difference]:  # fmt: skip
+    """Those differences that hold after the changes so far have been synced. `settle(timeout)` waits for that, `mark` says
+    how far they are; `root` is the brick's path. Raises EngineError.
+    """
+    view = comparison.view
+    for last in (False, False, True):
+        if not found:
+            break
+        settle(30)
+        now = mark()
+        before, found = found, still_different(comparison, found, view.index.path)
+        sure = [d for d in found if settled(view, root, d, now, before)]
+        if last:
+            found = sure  # the others change all the time: they are under way
+        elif len(sure) < len(found):
+            stop.wait(1.5)  # until the mark can be past what was changed just before
+    return found
+
+
 def describe(difference: Difference) -> dict[str, Any]:
     """A difference as commands show it."""
     return {

@@ -127,6 +127,8 @@ class Worker:
         self._forced: str | None = None
         self._target: SshTarget | None = None
         self.flush_wanted = False
+        self.compare_once = False
+        """An older version made the replica: both sides are compared, once."""
         self.decisions: list[Decision] = []
         self.dry: dict[str, int] | None = None
         """What a dry run counted."""

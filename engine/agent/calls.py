@@ -157,7 +157,7 @@ class Calls:
         keep = params.get("keep_deleted")
         if mark is not None:
             mark = {"sec": int(mark["sec"]), "nsec": int(mark["nsec"])}
-        extra = {"entry_mark": params["entry_mark"]} if params.get("entry_mark") is not None else None
+        extra = {k: params[k] for k in ("entry_mark", "names") if params.get(k) is not None}
         if isinstance(held, GlusterTarget):
             return held.commit(mark, extra)
         return self._tree().holding.commit(

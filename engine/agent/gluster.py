@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 OWNER = "trusted.georep.session"
 """On the volume's root: whose secondary it is. No user but root sees it, and no name in the volume is ours."""
+VERSION = 2
+"""Of a session on a volume: one of version 1 was begun by an engine that could lose names, and is compared once."""
 MARK = "trusted.georep.mark."
 """Then the id of session and brick: that brick's copy of the mark (MRK-7)."""
 
@@ -70,6 +72,7 @@ class Secondary:
             "exists": True, "fresh": owner is None, "empty": empty, "session": (owner or {}).get("session"),
             "brick": None if mine is None else mine.get("brick"), "primary": (owner or {}).get("primary"),
             "mark": None if mine is None else mine.get("mark"), "limbo": [], "statfs": free_space(fd),
+            "owner_version": (owner or {}).get("version"), "names": bool((mine or {}).get("names")),
             "volume_id": info.id, "node_id": info.node_id, "subvolumes": info.subvolumes,
             "nodes": [{"host": host, "id": node} for host, node in info.nodes],
             "volume": {"id": info.id, "name": info.name, "distribute": info.subvolumes,
@@ -98,6 +101,7 @@ class GlusterTarget:
         self._stages: dict[str, dict[Gfid, Staged]] = {}
         try:
             self._own(take_over)
+            self._names = bool((read_xattr(self.root_fd, self._key) or {}).get("names"))
             clear_left(self.root_fd)
             if secondary.info.all_local:
                 self._bricks = [os.open(b, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for b in secondary.info.local]
@@ -123,7 +127,7 @@ class GlusterTarget:
                 f"volume {self._secondary.info.name} belongs to another session (primary {owner.get('primary')})",
                 "other-session", "choose another secondary, or take it over with --adopt",
             )  # fmt: skip
-        write_xattr(self.root_fd, OWNER, {"session": mine, "primary": self.session["primary"], "version": 1})
+        write_xattr(self.root_fd, OWNER, {"session": mine, "primary": self.session["primary"], "version": VERSION})
 
     # --- verbs
 
@@ -295,7 +299,9 @@ class GlusterTarget:
         self._leases.check()
         self._sync()
         if mark is not None:
-            write_xattr(self.root_fd, self._key, {**self.session, "mark": mark, "time": time.time(), **(extra or {})})
+            self._names |= bool((extra or {}).get("names"))
+            kept = {"names": True} if self._names else {}  # both sides were compared since
+            write_xattr(self.root_fd, self._key, {**self.session, "mark": mark, "time": time.time(), **kept, **(extra or {})})
             self._sync()
         return {"statfs": self.statfs(), "purge_failed": []}
 

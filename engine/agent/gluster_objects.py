@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from engine.agent.attributes import set_attributes, set_link_attributes
-from engine.agent.gluster_paths import GONE, gfid_of, inode_of, paths_of, slot_of, text_of, walk
+from engine.agent.gluster_paths import GONE, gfid_of, inode_of, path_of_directory, slots_of, text_of, walk
 from engine.agent.handles import DEFAULT_ACL, OpError, kind_word
 from engine.agent.types import ROOT, Gfid, Slot, Stat
 from engine.agent.wire import Xattrs
@@ -341,7 +341,7 @@ class Objects:
         if self._bricks is not None:
             slots = self._names_on_bricks(gfid, directory)
         else:
-            slots = [s for p in paths_of(self.root_fd, gfid, directory) if (s := slot_of(self.root_fd, p)) is not None]
+            slots = slots_of(self.root_fd, gfid, directory) if gfid != ROOT else []
         found: list[Slot] = []
         for slot in dict.fromkeys(slots):
             try:
@@ -375,16 +375,18 @@ class Objects:
     def open_real(self, gfid: Gfid, flags: int = _REAL) -> int:
         """Open a directory by its path. OpError ENOENT `parent`, ENOTDIR."""
         for _ in range(4):  # it may be renamed between the two steps
-            for parts in paths_of(self.root_fd, gfid, True):
-                try:
-                    fd = walk(self.root_fd, parts, flags)
-                except OSError as e:
-                    if e.errno not in (*GONE, errno.ENOTDIR, errno.ELOOP):
-                        raise
-                    continue
-                if gfid == ROOT or os.fstat(fd).st_ino == inode_of(gfid):
-                    return fd
-                os.close(fd)
+            parts = path_of_directory(self.root_fd, gfid)
+            if parts is None:
+                break
+            try:
+                fd = walk(self.root_fd, parts, flags)
+            except OSError as e:
+                if e.errno not in (*GONE, errno.ENOTDIR, errno.ELOOP):
+                    raise
+                continue
+            if gfid == ROOT or os.fstat(fd).st_ino == inode_of(gfid):
+                return fd
+            os.close(fd)
         st = self.exists(gfid)
         if st is not None and not _stat.S_ISDIR(st.st_mode):
             raise OpError(errno.ENOTDIR, f"parent: {gfid.hex()} is {kind_word(st.st_mode)}", gfid)

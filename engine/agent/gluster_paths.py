@@ -54,27 +54,86 @@ def walk(root_fd: int, parts: list[bytes], flags: int = _DIR) -> int:
     return fd
 
 
-def paths_of(root_fd: int, gfid: Gfid, directory: bool) -> list[list[bytes]]:
-    """All paths of an object that are noted, as components below the root, a file's each checked; [] when it is nowhere.
-
-    OSError.
-    """
+def path_of_directory(root_fd: int, gfid: Gfid) -> Optional[list[bytes]]:
+    """The path of a directory, as components below the root, unchecked; None when it is nowhere. OSError."""
     if gfid == ROOT:
-        return [[]]
-    key = _PATH_OF_DIRECTORY if directory else _PATHS
+        return []
+    raw = _answer(root_fd, gfid, _PATH_OF_DIRECTORY)
+    return None if raw is None else raw.split(b"/")[1:]
+
+
+def slots_of(root_fd: int, gfid: Gfid, directory: bool) -> list[Slot]:
+    """The names of an object that are noted, a file's each seen to hold it just now; [] when it is nowhere. OSError."""
+    with _Directories(root_fd) as directories:
+        if directory:
+            parts = path_of_directory(root_fd, gfid)
+            found = [parts] if parts else []
+        else:
+            raw = _answer(root_fd, gfid, _PATHS)
+            found = [] if raw is None else _split(directories, raw, gfid)
+        slots = (directories.slot(parts) for parts in found)
+        return list(dict.fromkeys(slot for slot in slots if slot is not None))
+
+
+def _answer(root_fd: int, gfid: Gfid, key: str) -> Optional[bytes]:
     at = b"/proc/self/fd/%d/.gfid/%s" % (root_fd, text_of(gfid).encode())
     try:
-        raw = os.getxattr(at, key, follow_symlinks=False).rstrip(b"\0")
+        return os.getxattr(at, key, follow_symlinks=False).rstrip(b"\0")
     except OSError as e:
         if e.errno in (*GONE, errno.ENODATA):
-            return []
+            return None
         raise
-    if directory:
-        return [raw.split(b"/")[1:]]
-    return _split(root_fd, raw, gfid)
 
 
-def _split(root_fd: int, raw: bytes, gfid: Gfid) -> list[list[bytes]]:
+class _Directories:
+    """Directories on the way to names, opened once each: of a file with many names most are in the same ones."""
+
+    def __init__(self, root_fd: int) -> None:
+        self._root_fd = root_fd
+        self._open: dict[tuple[bytes, ...], Optional[int]] = {}
+        self._gfids: dict[tuple[bytes, ...], Gfid] = {}
+
+    def __enter__(self) -> _Directories:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._open.values():
+            if fd is not None:
+                os.close(fd)
+
+    def fd(self, parts: list[bytes]) -> Optional[int]:
+        """A descriptor of this directory, None when there is no such."""
+        key = tuple(parts)
+        if key not in self._open:
+            try:
+                self._open[key] = walk(self._root_fd, parts)
+            except OSError:
+                self._open[key] = None
+        return self._open[key]
+
+    def holds(self, parts: list[bytes], gfid: Gfid) -> bool:
+        """Does this path lead to that object now?"""
+        fd = self.fd(parts[:-1])
+        if fd is None:
+            return False
+        try:
+            return os.stat(parts[-1], dir_fd=fd, follow_symlinks=False).st_ino == inode_of(gfid)
+        except OSError:
+            return False
+
+    def slot(self, parts: list[bytes]) -> Optional[Slot]:
+        """A path as a name in a directory; None where the way to it is gone."""
+        above = tuple(parts[:-1])
+        if not above:
+            return Slot(ROOT, parts[0])
+        if above not in self._gfids:
+            fd = self.fd(parts[:-2])
+            self._gfids[above] = b"" if fd is None else gfid_of(b"/proc/self/fd/%d/%s" % (fd, above[-1]))
+        parent = self._gfids[above]
+        return Slot(parent, parts[-1]) if parent else None
+
+
+def _split(directories: _Directories, raw: bytes, gfid: Gfid) -> list[list[bytes]]:
     """Paths that are joined by ":", which names may hold too, so a path is what leads to the object.
 
     GlusterFS 10 writes each last name over the one before it: of a longer one, the end stays behind it.
@@ -87,49 +146,12 @@ def _split(root_fd: int, raw: bytes, gfid: Gfid) -> list[list[bytes]]:
         for end in range(at + 1, len(pieces) + 1):
             *above, last = b":/".join(pieces[at:end]).split(b"/")
             lengths = [len(last), *(n for n in range(len(last) - 1, 0, -1) if last[n:] == before[n:])]
-            whole = next((n for n in lengths if leads_to(root_fd, [*above, last[:n]], gfid)), 0)
+            whole = next((n for n in lengths if directories.holds([*above, last[:n]], gfid)), 0)
             if whole:
                 found[(*above, last[:whole])] = None
                 before, at = last, end - 1
                 break
-            if not _is_directory(root_fd, [*above, last + b":"]):
+            if directories.fd([*above, last + b":"]) is None:
                 break  # nothing longer can be a path either
         at += 1
     return [list(parts) for parts in found]
-
-
-def _is_directory(root_fd: int, parts: list[bytes]) -> bool:
-    try:
-        os.close(walk(root_fd, parts))
-    except OSError:
-        return False
-    return True
-
-
-def leads_to(root_fd: int, parts: list[bytes], gfid: Gfid) -> bool:
-    """Does this path lead to that object now?"""
-    try:
-        fd = walk(root_fd, parts[:-1])
-    except OSError:
-        return False
-    try:
-        return os.stat(parts[-1], dir_fd=fd, follow_symlinks=False).st_ino == inode_of(gfid)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def slot_of(root_fd: int, parts: list[bytes]) -> Optional[Slot]:
-    """A path as a name in a directory; None for the root, or where the way to it is gone."""
-    if len(parts) < 2:
-        return Slot(ROOT, parts[0]) if parts else None
-    try:
-        fd = walk(root_fd, parts[:-2])
-    except OSError:
-        return None
-    try:
-        parent = gfid_of(b"/proc/self/fd/%d/%s" % (fd, parts[-2]))
-    finally:
-        os.close(fd)
-    return Slot(parent, parts[-1]) if parent else None

@@ -43,9 +43,11 @@ def place(
         now = _make_way(objects, entries, gfid, [*slots, *drop])
     made = now is None
     fop = Fop.MKDIR if directory else Fop.LINK
-    for slot in slots:
+    for i, slot in enumerate(slots):
         out = Applied()
         with objects.held(slot):
+            if not directory and (i or not made) and _link(objects, gfid, slot):
+                continue
             entries.place(0, EntryOp(fop, gfid, slot, None, stat, link, None, None), slot, out, move=True)
     beyond: list[Slot] = []
     if not directory:
@@ -65,6 +67,19 @@ def place(
         return Placed(made, regular and not same, st.st_size, st.st_mtime_ns, failed, st.st_nlink, beyond)
     finally:
         os.close(found.fd)
+
+
+def _link(objects: Objects, gfid: Gfid, slot: Slot) -> bool:
+    """Give a file that is here one more name, without a look before; False where the name is taken, or anything else
+    has to be looked at."""
+    try:
+        os.link(objects.by_gfid(gfid), slot.name, src_dir_fd=objects.root_fd, dst_dir_fd=objects.directory(slot.parent),
+                follow_symlinks=False)  # fmt: skip
+    except OSError as e:
+        if e.errno not in (errno.EEXIST, *GONE):
+            raise
+        return False
+    return True
 
 
 def _make_way(objects: Objects, entries: GlusterEntries, gfid: Gfid, slots: list[Slot]) -> Optional[os.stat_result]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from engine.agent.gluster_paths import inode_of, paths_of, slot_of, walk
+from engine.agent.gluster_paths import inode_of, path_of_directory, slots_of, walk
 from engine.agent.index import Row
 from engine.model import ROOT, Gfid, Slot, gfid_text, parse_gfid
 from engine.volume.base import Known
@@ -26,6 +27,9 @@ from engine.volume.mount import AuxMount
 
 COUNTED = 50_000
 """Objects counted one by one; more are estimated."""
+
+MANY = 32
+"""Names in one directory from which on the directory is listed instead of looking up each."""
 
 HINTS = 50_000
 """Places remembered from the journal."""
@@ -154,11 +158,8 @@ class BrickNames:
         if status is None:
             return Known([], None)
         directory = _stat.S_ISDIR(status.st_mode)
-        fd, rows = self.mount.fd, []
-        for parts in paths_of(fd, gfid, directory):
-            slot = slot_of(fd, parts)
-            if slot is not None and not internal(*slot):
-                rows.append(_row(slot, gfid, status))
+        slots = sorted(slots_of(self.mount.fd, gfid, directory))
+        rows = [_row(slot, gfid, status) for slot in slots if not internal(*slot)]
         return Known(rows, None if directory else status.st_nlink)
 
     def holds(self, slot: Slot, gfid: Gfid) -> bool:
@@ -179,6 +180,47 @@ class BrickNames:
             else:
                 return False
         return self._mounted_holds(slot, gfid)
+
+    def _open_directory(self, gfid: Gfid, flags: int = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC) -> int | None:
+        """A descriptor of a directory on the mount, by its path; None where it is not under that just now."""
+        parts = path_of_directory(self.mount.fd, gfid)
+        if parts is None:
+            return None
+        try:
+            fd = walk(self.mount.fd, parts, flags)
+        except OSError as e:
+            if e.errno in GONE:
+                return None
+            raise
+        if gfid == ROOT or os.fstat(fd).st_ino == inode_of(gfid):
+            return fd
+        os.close(fd)
+        return None
+
+    def holding(self, slots: Iterable[Slot], gfid: Gfid) -> set[Slot]:
+        """Those of these names that lead to that object now. Of many in one directory, the directory is listed: a name that
+        a list has is one; a name that it has not is looked up by itself. Raises OSError, VolumeError."""
+        out: set[Slot] = set()
+        by_parent: dict[Gfid, list[Slot]] = {}
+        for slot in slots:
+            by_parent.setdefault(slot.parent, []).append(slot)
+        for parent, some in by_parent.items():
+            if len(some) >= MANY and not (self.around.single and self.around.whole):
+                listed = self._listed(parent, gfid)
+                out.update(slot for slot in some if slot.name in listed)
+            out.update(slot for slot in some if slot not in out and self.holds(slot, gfid))
+        return out
+
+    def _listed(self, parent: Gfid, gfid: Gfid) -> set[bytes]:
+        """The names in a directory of the volume that the list of it gives the inode number of that object."""
+        fd = self._open_directory(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if fd is None:
+            return set()
+        try:
+            with os.scandir(fd) as entries:
+                return {os.fsencode(e.name) for e in entries if e.inode() == inode_of(gfid)}
+        finally:
+            os.close(fd)
 
     @staticmethod
     def _gfid_at(brick: bytes, slot: Slot) -> Gfid:
@@ -202,26 +244,20 @@ class BrickNames:
             if e.errno not in GONE:
                 raise
         for _ in range(3):  # the directory may be renamed between the two steps
-            found = paths_of(self.mount.fd, slot.parent, True)
-            if not found and self._mounted(slot.parent) is None:
-                return False
-            for parts in found:
-                try:
-                    fd = walk(self.mount.fd, parts)
-                except OSError as e:
-                    if e.errno in GONE:
-                        continue
-                    raise
-                try:
-                    if os.fstat(fd).st_ino == inode_of(slot.parent) or slot.parent == ROOT:
-                        return os.stat(slot.name, dir_fd=fd, follow_symlinks=False).st_ino == wanted
-                except OSError as e:
-                    if e.errno not in GONE:
-                        raise
-                    self.mount.complete()
+            fd = self._open_directory(slot.parent)
+            if fd is None:
+                if self._mounted(slot.parent) is None:
                     return False
-                finally:
-                    os.close(fd)
+                continue
+            try:
+                return os.stat(slot.name, dir_fd=fd, follow_symlinks=False).st_ino == wanted
+            except OSError as e:
+                if e.errno not in GONE:
+                    raise
+                self.mount.complete()
+                return False
+            finally:
+                os.close(fd)
         raise OSError(errno.ESTALE, "the directory of a name cannot be found")
 
     def rows(self, gfid: Gfid) -> list[Row]:

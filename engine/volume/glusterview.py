@@ -73,6 +73,10 @@ class GlusterView:
         """Does this name lead to that object now, on whichever brick? Raises OSError, VolumeError."""
         return self.index.holds(slot, gfid)
 
+    def holding(self, slots: Iterable[Slot], gfid: Gfid) -> set[Slot]:
+        """The same of many names at once: those that do."""
+        return self.index.holding(slots, gfid)
+
     def orders(self, gfid: Gfid) -> bool:
         """Does this brick's journal have every record of the object's names, in their order? Its data is here, then."""
         return self.around.sole or self.index.here(gfid)
