@@ -16,7 +16,8 @@ from engine.ledger import Failure
 from engine.link import Link
 from engine.model import NO_MARK, EngineError, Gfid
 from engine.old_replica import WHY, BackgroundComparison, extras_of, problems_of, summary
-from engine.reconcile import Decision, Reconciler
+from engine.problems import Decision
+from engine.reconcile import Reconciler
 from engine.sides import looked_up, primary_state, secondary_states
 from engine.transfer.base import Transfer
 from engine.transfer.choose import parallel

@@ -93,9 +93,7 @@ def problems_of(found: list[Difference]) -> list[Problem]:
 
 def extras_of(found: list[Difference], now: float) -> list[Failure]:
     """What only the secondary has: it is not removed unasked, and it is not passed over in silence."""
-    return [
-        Failure.only_there(d.found, d.path, now) for d in found if d.gfid is None and d.found is not None
-    ]
+    return [Failure.only_there(d.found, d.path, now) for d in found if d.gfid is None and d.found is not None]
 
 
 def summary(found: list[Difference]) -> str:

@@ -19,7 +19,7 @@ from engine.link import Link, SshTarget, connect
 from engine.model import NO_MARK, EngineError, Mark, Slot
 from engine.nodes import Nodes, Stay
 from engine.options import Options
-from engine.reconcile import Decision, Due
+from engine.problems import Decision, Due
 from engine.register import register_volume
 from engine.status import BrickStatus
 from engine.transfer.limit import Bandwidth

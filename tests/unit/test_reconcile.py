@@ -6,7 +6,7 @@ import pytest
 
 from engine.apply import Problem
 from engine.model import ROOT, Slot
-from engine.reconcile import gathered
+from engine.problems import gathered
 
 A, B = bytes([1]) * 16, bytes([2]) * 16
 SLOT = Slot(ROOT, b"a")
