@@ -185,8 +185,8 @@ def test_con_3_set_aside(side: Side) -> None:
     beside = f".georep-aside-{b.hex()}"
     assert side.names() == [beside, "a", "d"] and (side.path / beside).read_bytes() == b"B"
     assert side.agent.call("set_aside", gfid=b.hex(), slots=mine)["names"] == 0
-    assert side.place(a, [(side.top, b"b")], regular(1))["result"]["made"] is False
-    assert side.place(b, [(side.top, b"a")], regular(1))["result"]["made"] is False
+    assert side.place(a, [(side.top, b"b")], regular(1), drop=[(side.top, b"a")])["result"]["made"] is False
+    assert side.place(b, [(side.top, b"a")], regular(1))["result"]["beyond"] == []
     assert side.names() == ["a", "b", "d"] and (side.path / "a").read_bytes() == b"B"
     assert side.agent.call("set_aside", gfid=d.hex(), slots=mine)["names"] == 1
     assert side.place(d, [(side.top, b"e")], directory())["result"]["made"] is False
