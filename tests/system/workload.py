@@ -24,9 +24,10 @@ from tests.system.operations import GROWING, OPERATIONS, SHRINKING, create_huge
 RACES = frozenset({
     errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL, errno.ELOOP, errno.EPERM,
     errno.ENAMETOOLONG, errno.EACCES, errno.ENXIO, errno.EBUSY, errno.EXDEV, errno.EMLINK, errno.ESTALE, errno.ENOTSUP,
-    errno.ENODATA, errno.ENODEV,
+    errno.ENODATA, errno.ENODEV, errno.ENOTCONN,
 })  # fmt: skip
-"""What an operation may meet where several processes work on one tree (EXDEV: over a mount in the tree)."""
+"""What an operation may meet where several processes work on one tree (EXDEV: over a mount in the tree; ENOTCONN: a replicated
+volume says so of a rename of a directory into itself)."""
 
 ODD_NAMES = [
     b"new\nline", b"100%", b"%41%0A", b"cr\r", b"\xff\xfe", b"-rf", b"--delete", b"n" * 255, b" ", b"  two ", b"*",
