@@ -109,8 +109,24 @@ class GlusterVolume:
                 self._mount = None
             if self._mount is None:
                 self._mount = AuxMount("localhost", self.facts.name, self.options().gluster_params,
-                                       os.path.join(self.state, "mount.log"))  # fmt: skip
+                                       os.path.join(self.state, "mount.log"), options=self._read_here())  # fmt: skip
             return self._mount
+
+    def _read_here(self) -> list[str]:
+        """Options that make the mount read from the bricks of this node, as long as their copies are good.
+
+        A record in a brick's journal says that this brick has the change; the other copies may get it a moment later,
+        and a read of one of them then would be of before, with no record to follow.
+        """
+        out: list[str] = []
+        if self.facts.width > 1 and not self.facts.dispersed:
+            here = {b.index for b in self.bricks}
+            for subvolume in range(self.facts.subvolumes):
+                members = self.facts.members(subvolume)
+                at = next((i for i, b in enumerate(members) if b.index in here and not b.arbiter and self.running(b)), None)
+                if at is not None:
+                    out.append(f"{self.facts.name}-replicate-{subvolume}.read-subvolume-index={at}")
+        return out
 
     def cluster_stime(self) -> Mark:
         """The mark of the whole volume: the least of the subvolumes, of each the replica furthest ahead (ACT-2)."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 
 from engine.model import Gfid, gfid_text
 from engine.volume.facts import VolumeError
@@ -23,11 +24,15 @@ class AuxMount:
 
     The mount point is unmounted lazily and removed as soon as its root is open: what is left is the descriptor. When
     that is closed, or the process is killed, the kernel ends the mount and its daemon leaves by itself. Objects are
-    reached relative to `fd`, or below `base` where a call takes only paths. Only a mount with `client_pid` -1, gsyncd's,
+    reached relative to `fd`, or below `base` where a call takes only paths. `options` are translators' options, each
+    `TRANSLATOR.OPTION=VALUE`. Only a mount with `client_pid` -1, gsyncd's,
     shows the volume's marks; but bricks serve it last and one call at a time.
     """
 
-    def __init__(self, server: str, name: str, params: str, log_file: str, client_pid: int | None = None) -> None:
+    def __init__(
+        self, server: str, name: str, params: str, log_file: str, client_pid: int | None = None,
+        options: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.name = name
         self.log_file = log_file
         if shutil.which("glusterfs") is None:
@@ -39,19 +44,19 @@ class AuxMount:
         clean_stale()
         point = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         try:
-            self.fd = self._mount(server, point, params, client_pid)
+            self.fd = self._mount(server, point, params, client_pid, options)
         finally:
             subprocess.run(["umount", "-l", point], capture_output=True, check=False)
             os.rmdir(point)
         self.base = b"/proc/self/fd/%d/" % self.fd
 
-    def _mount(self, server: str, point: str, params: str, client_pid: int | None) -> int:
+    def _mount(self, server: str, point: str, params: str, client_pid: int | None, options: Sequence[str]) -> int:
         words = [f"--{w}" for w in params.replace(",", " ").split()]
         if "--aux-gfid-mount" not in words:
             words.append("--aux-gfid-mount")
         argv = [
             "glusterfs", *words, f"--volfile-server={server}", f"--volfile-id={self.name}",
-            *(f"--xlator-option=*{x}.pass-through=on" for x in _PASS),
+            *(f"--xlator-option=*{x}.pass-through=on" for x in _PASS), *(f"--xlator-option={o}" for o in options),
             *([] if client_pid is None else [f"--client-pid={client_pid}"]), "--attribute-timeout=0", "--entry-timeout=0", f"--log-file={self.log_file}", "--log-level=WARNING", point,
         ]  # fmt: skip
         done = subprocess.run(argv, capture_output=True, timeout=_WAIT, stdin=subprocess.DEVNULL, check=False)
