@@ -10,6 +10,7 @@ contents and attributes. `--outside` is a directory on the same filesystem: thin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -128,7 +129,8 @@ class Workload:
             if rate and (ahead := (n + 1) / rate - (time.monotonic() - began)) > 0.002:
                 time.sleep(ahead)
         for fd in self.open_files:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # a replicated volume may say that it is not connected
+                os.close(fd)
 
     def _count(self) -> int:
         total = 0
