@@ -192,7 +192,8 @@ class Applier:
             return  # as on the primary
         result.problems.append(
             Problem(
-                change.gfid, change.dest or change.slot, Fop(change.fop).name, outcome.errno, outcome.text, outcome.found
+                change.gfid, change.dest or change.slot, Fop(change.fop).name, outcome.errno, outcome.text, outcome.found,
+                (change.slot,),
             )
         )
 

@@ -400,7 +400,7 @@ class Batches:
             self.status.batch_phase("meta")
             self._attributes(todo, result)
         if self.worker.primary.kind == "gluster":
-            result.problems += changed_since(todo, self.view.holds)
+            result.problems += changed_since(todo, self.view.here, self.view.holds)
             self._beside_others(dead, result)
         failed: set[Gfid] = set()
         """Objects of which something failed: should they vanish, the secondary may have them where no record says."""

@@ -46,16 +46,17 @@ def meant(records: Iterable[Record], internal: Callable[[Gfid, bytes], bool]) ->
 
 def tidied(
     todo: Plan, dead: Iterable[Gfid], taken: Callable[[Slot], bool], orders: Callable[[Gfid], bool],
-    holds: Callable[[Slot, Gfid], bool],
+    holds: Callable[[Slot, Gfid], bool], *, sole: bool = False,
 ) -> list[Problem]:  # fmt: skip
     """Leave out what no longer holds, knowing which objects are gone; `taken` says whether a slot is in use now.
 
     RMDIR of a directory that is there counts for nothing (CHG-6). An object that is gone may have displaced another on
     its way: where it was last seen is cleared (they come back as problems to be settled), unless it is in use now.
 
-    `orders` says whether this brick's journal has all changes of an object's names in order; of the others, a name is
-    removed only where it does not hold the object any more (`holds`; else the record is stale, CON-2), and each name
-    that was given or taken is `doubtful`.
+    `orders` says whether this brick has an object's data: then its journal has all that gives or takes the object's names,
+    in order, but for one thing: what a RENAME of another object displaces stands in no journal. So each name that is given
+    is `doubtful`. Of other objects, a name is removed only where it does not hold the object any more (`holds`; else the
+    record is stale, CON-2), and is doubtful, too. None is where the volume has one journal (`sole`).
     """
     gone = set(dead)
     kept: list[EntryChange] = []
@@ -68,22 +69,32 @@ def tidied(
                 passed.pop(e.slot, None)
         elif e.fop == Fop.RMDIR:
             continue
-        elif e.fop in (Fop.UNLINK, Fop.LINK, Fop.RENAME) and not orders(e.gfid):
-            if e.fop == Fop.UNLINK and holds(e.slot, e.gfid):
-                continue
-            todo.doubtful[e.gfid, e.slot] = e.fop == Fop.LINK
-            if e.dest is not None:
-                todo.doubtful[e.gfid, e.dest] = True
+        elif not sole and e.fop != Fop.MKDIR:
+            given = e.dest or (None if e.fop == Fop.UNLINK else e.slot)
+            if e.fop in (Fop.UNLINK, Fop.RENAME):
+                if orders(e.gfid):
+                    todo.doubtful.pop((e.gfid, e.slot), None)
+                elif e.fop == Fop.UNLINK and holds(e.slot, e.gfid):
+                    continue
+                else:
+                    todo.doubtful[e.gfid, e.slot] = False
+            if given is not None:
+                todo.doubtful[e.gfid, given] = True
         kept.append(e)
     todo.entries = kept
     return [Problem(gfid, slot, "RENAME", 0, "gone since") for slot, gfid in passed.items() if not taken(slot)]
 
 
-def changed_since(todo: Plan, holds: Callable[[Slot, Gfid], bool]) -> list[Problem]:
+def changed_since(
+    todo: Plan, here: Callable[[Slot, Gfid], bool], holds: Callable[[Slot, Gfid], bool]
+) -> list[Problem]:
     """Names that were given or taken by a worker that does not have all of their changes, and are otherwise now: a change
-    that another worker had already applied may have been undone."""
+    that another worker had already applied may have been undone.
+
+    `here` asks this brick alone, which is quick: where it has the name for the object, nobody else is asked.
+    """
     return [
         Problem(gfid, slot, "RENAME", 0, "another brick's journal has a later change")
         for (gfid, slot), given in todo.doubtful.items()
-        if holds(slot, gfid) != given
+        if not (given and here(slot, gfid)) and holds(slot, gfid) != given
     ]

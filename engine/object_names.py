@@ -17,12 +17,14 @@ class Names:
     """The names of one object on both sides.
 
     `want`: those that hold it on the primary, as far as they are known. `missing`: those of them that it was not seen to
-    have on the secondary. `drop`: names that it has there and that, looked up on the primary, do not hold it.
+    have on the secondary. `drop`: names that it has there, or that a record gave it, and that, looked up on the primary, do
+    not hold it; `wrong` are those of them that it was seen to have.
     """
 
     want: tuple[Slot, ...]
     missing: tuple[Slot, ...]
     drop: tuple[Slot, ...]
+    wrong: tuple[Slot, ...]
 
 
 def compared_names(view: View, gfid: Gfid, known: Known, claimed: Iterable[Slot], there: Iterable[Slot]) -> Names:
@@ -37,8 +39,9 @@ def compared_names(view: View, gfid: Gfid, known: Known, claimed: Iterable[Slot]
     holding = view.holding(asked, gfid) if asked else set()
     want.update((slot, None) for slot in asked if slot in holding)
     seen = set(has)
-    drop = [slot for slot in has if slot not in want]
-    return Names(tuple(want), tuple(s for s in want if s not in seen), tuple(drop))
+    drop = [slot for slot in asked if slot not in want]  # of a claimed one the agent sees whether it is the object's
+    wrong = tuple(slot for slot in drop if slot in seen)
+    return Names(tuple(want), tuple(s for s in want if s not in seen), tuple(drop), wrong)
 
 
 def slots_there(there: dict[str, Any] | None) -> list[Slot]:

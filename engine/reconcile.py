@@ -132,7 +132,7 @@ class Reconciler:
                     left += [Problem(above, None, "RENAME", number, e.text) for above in self._above(gfid)]
             except OSError as e:
                 text = e.text if isinstance(e, NamesUnknown) else f"primary: {e.strerror}"
-                result.nameless |= isinstance(e, NamesUnknown)
+                result.nameless |= e.errno == errno.ENODATA  # some name, or all, nobody has noted
                 left.append(
                     Problem(gfid, problem.slot, problem.operation, e.errno or 0, text, slots=tuple(claims.get(gfid, ())))
                 )
@@ -211,7 +211,7 @@ class Reconciler:
         due.meta.update((slot.parent, None) for slot in has)
         known = self.view.names(gfid)
         if not known.rows and not self.view.index.has(gfid):
-            self._remove_gone(gfid, problem, slots, has, due)
+            self._remove_gone(gfid, problem, slots, list(dict.fromkeys((*has, *claims))), due)
             return
         names = compared_names(self.view, gfid, known, claims, has)
         if not names.want:
@@ -225,7 +225,7 @@ class Reconciler:
             due.meta[parent] = None
         stat = seen.stat
         lacking = self._lacking(gfid, names, there)
-        if there is not None and not lacking and not names.drop and self._same_kind(stat, there):
+        if there is not None and not lacking and not names.wrong and self._same_kind(stat, there):
             links = int(there["stat"]["nlink"])
             differs = (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"])
             if stat.is_file and (differs or problem.operation in CONTENT):
@@ -242,15 +242,19 @@ class Reconciler:
             if stat.is_dir and (answer["made"] or problem.operation == TREE):
                 due.below += self._below(gfid)
         due.meta[gfid] = None
-        if not known.complete and known.links is not None and links != known.links:
-            raise NamesUnknown(known.links, len(names.want), links)
-        if not self.view.orders(gfid) and set(self.view.names(gfid).rows) != set(known.rows):
+        counted = known.links is None or links == known.links
+        if counted and self.view.orders(gfid):
+            return
+        after = self.view.names(gfid)
+        if {r.slot for r in after.rows} != {r.slot for r in known.rows} or after.links != known.links:
             text = "its names changed while they were compared"
             due.again.append(Problem(gfid, None, problem.operation, errno.EAGAIN, text, slots=tuple(claims)))
+        elif not counted:
+            raise NamesUnknown(known.links or 0, len(names.want), links)
 
-    def _remove_gone(self, gfid: Gfid, problem: Problem, slots: list[Slot], has: list[Slot], due: Due) -> None:
-        """Take an object that is gone on the primary from the secondary, and what has its names there and is nobody's."""
-        self._remove(gfid, has, due)
+    def _remove_gone(self, gfid: Gfid, problem: Problem, slots: list[Slot], names: list[Slot], due: Due) -> None:
+        """Take an object that is gone on the primary from the secondary, and what has its `slots` there and is nobody's."""
+        self._remove(gfid, names, due)
         self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
         for slot in slots:
             if self.view.index.get(*slot) is None and (slot.parent == ROOT or self.view.index.has(slot.parent)):
@@ -345,12 +349,15 @@ class Reconciler:
         while True:
             try:
                 params = {"gfid": gfid.hex(), "slots": [slot_params(s) for s in slots], "below": dead[:BELOW]}
-                beyond = [parse_slot(name) for name in self.link.call("remove", params)["beyond"]]
-                if not beyond or beyond == slots:
+                answer = self.link.call("remove", params)
+                beyond = [parse_slot(name) for name in answer["beyond"]]
+                if not answer["left"]:
                     return
                 if self.view.index.has(gfid):
                     self._put_right(gfid, due, "it is there after all")
                     return
+                if not beyond or beyond == slots:
+                    raise NamesUnknown(0, 0, int(answer["left"]))
                 slots = beyond  # names that it got just now, or beyond those that are told at once
                 continue
             except RemoteError as e:
@@ -435,7 +442,7 @@ def _placed_text(problem: Problem, names: Names, lacking: list[Slot], wrong: lis
     """What was done with the names of an object, for the log."""
     why = f" ({problem.text})" if problem.text else ""
     parts = [f"{verb} {_some(slots)}" for verb, slots in (("has", names.want), ("given", lacking),
-                                                          ("taken", [*names.drop, *wrong])) if slots]  # fmt: skip
+                                                          ("taken", [*names.wrong, *wrong])) if slots]  # fmt: skip
     return f"{problem.operation}{why}: put where the primary has it ({'; '.join(parts)})"
 
 

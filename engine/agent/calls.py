@@ -282,8 +282,8 @@ class Calls:
         held = self.need()
         held.applying()
         slots = [_slot(s) for s in params["slots"]]
-        names, beyond = held.remove(_gfid(params["gfid"]), slots, {_gfid(g) for g in params.get("below") or ()})
-        return {"names": names, "beyond": [_shown(slot) for slot in beyond]}
+        names, beyond, left = held.remove(_gfid(params["gfid"]), slots, {_gfid(g) for g in params.get("below") or ()})
+        return {"names": names, "beyond": [_shown(slot) for slot in beyond], "left": left}
 
     def _here(self, params: Params) -> Result:
         return {"here": [g.hex() for g in self.need().here([_gfid(g) for g in params["gfids"]])]}

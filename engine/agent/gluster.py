@@ -212,7 +212,7 @@ class GlusterTarget:
         with self.objects.alone():
             return gluster_repair.place(self.objects, self._entries, gfid, slots, drop, stat, link, xattrs)
 
-    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot]]:
+    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot], int]:
         """Take names from an object, a directory with those of `below` that are in it."""
         with self.objects.alone():
             return gluster_repair.remove(self.objects, self._entries, gfid, slots, below)

@@ -146,12 +146,16 @@ def _split(directories: _Directories, raw: bytes, gfid: Gfid) -> list[list[bytes
         for end in range(at + 1, len(pieces) + 1):
             *above, last = b":/".join(pieces[at:end]).split(b"/")
             lengths = [len(last), *(n for n in range(len(last) - 1, 0, -1) if last[n:] == before[n:])]
-            whole = next((n for n in lengths if directories.holds([*above, last[:n]], gfid)), 0)
-            if whole:
-                found[(*above, last[:whole])] = None
+            # each is another name: where a name begins with another one, both lead to the object
+            paths = ((*above, last[:n]) for n in lengths)
+            whole = next((p for p in paths if p not in found and directories.holds(list(p), gfid)), None)
+            if whole is not None:
+                found[whole] = None
                 before, at = last, end - 1
                 break
             if directories.fd([*above, last + b":"]) is None:
                 break  # nothing longer can be a path either
+        if whole is None:
+            before = pieces[at].rpartition(b"/")[2]  # a name that is outdated is written over like any other
         at += 1
     return [list(parts) for parts in found]

@@ -87,7 +87,7 @@ def _make_way(objects: Objects, entries: GlusterEntries, gfid: Gfid, slots: list
 
     What is left of it, None when nothing is. OpError EEXIST where it has others.
     """
-    _, beyond = remove(objects, entries, gfid, slots, ())
+    _, beyond, _ = remove(objects, entries, gfid, slots, ())
     if beyond:
         raise OpError(errno.EEXIST, "other-kind: another object has this gfid, with names of its own", gfid)
     return objects.exists(gfid)
@@ -117,11 +117,11 @@ def _same(objects: Objects, gfid: Gfid, now: os.stat_result, stat: Stat, link: O
 
 def remove(
     objects: Objects, entries: GlusterEntries, gfid: Gfid, slots: list[Slot], below: Container[Gfid]
-) -> tuple[int, list[Slot]]:
+) -> tuple[int, list[Slot], int]:
     """Take these names from an object, a directory with what is in it and in `below`.
 
-    How many it had of them, and the names that it has beyond them. OpError ENOTEMPTY when a directory holds something
-    else.
+    How many it had of them, the names that it has beyond them, and how many links it has then (0: it is gone). OpError
+    ENOTEMPTY when a directory holds something else.
     """
     if gfid == ROOT:
         raise OpError(errno.EINVAL, "refused: the root is not removed")
@@ -129,7 +129,7 @@ def remove(
         check_name(slot)
     st = objects.exists(gfid)
     if st is None:
-        return 0, []
+        return 0, [], 0
     directory = _stat.S_ISDIR(st.st_mode)
     n = 0
     for slot in slots:
@@ -149,7 +149,8 @@ def remove(
                     entries.remove_tree(slot, gfid, below)
             objects.forget(gfid)
         n += 1
-    return n, objects.names(gfid, directory)
+    st = objects.exists(gfid)
+    return (n, [], 0) if st is None else (n, objects.names(gfid, directory), st.st_nlink)
 
 
 def set_aside(objects: Objects, gfid: Gfid, slots: list[Slot]) -> int:

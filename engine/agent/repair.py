@@ -85,8 +85,9 @@ def place(
     return Placed(made, regular and not same, found.st.st_size, found.st.st_mtime_ns, failed, found.st.st_nlink, beyond)
 
 
-def remove(tree: Tree, gfid: Gfid, slots: Optional[Container[Slot]] = None) -> tuple[int, list[Slot]]:
-    """Take names (None: all) from an object, its last to limbo (CON-1). How many it had of them, and those beyond."""
+def remove(tree: Tree, gfid: Gfid, slots: Optional[Container[Slot]] = None) -> tuple[int, list[Slot], int]:
+    """Take names (None: all) from an object, its last to limbo (CON-1). How many it had of them, those beyond, how many
+    are left."""
     n = 0
     beyond: list[Slot] = []
     tree.locate(gfid)  # after a crash, this may find it again
@@ -101,7 +102,7 @@ def remove(tree: Tree, gfid: Gfid, slots: Optional[Container[Slot]] = None) -> t
                 tree.unname(where.pfd, Slot(row.parent, where.name), row, where.st)
                 n += 1
         tree.dirs.settle()
-    return n, beyond
+    return n, beyond, len(beyond)
 
 
 def clear_slot(tree: Tree, slot: Slot, gfid: Optional[Gfid] = None) -> Optional[Gfid]:

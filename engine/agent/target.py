@@ -67,8 +67,8 @@ class Target(Protocol):
               replace: bool) -> repair.Placed:  # fmt: skip
         """Give exactly this object all these slots, and take those of `drop` from it."""
 
-    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot]]:
-        """Take names from an object; how many it had of them, and those it has beyond. A volume's directory goes only with
+    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot], int]:
+        """Take names from an object; how many it had of them, those it has beyond, how many links are left. A volume's directory goes only with
         those in it that are in `below`."""
 
     def here(self, gfids: list[Gfid]) -> list[Gfid]:
@@ -143,7 +143,7 @@ class TreeTarget:
         del gfids
         return []  # nobody else works here: what was removed is gone
 
-    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot]]:
+    def remove(self, gfid: Gfid, slots: list[Slot], below: Container[Gfid]) -> tuple[int, list[Slot], int]:
         del below  # nothing is destroyed before the commit (SEC-16)
         return repair.remove(self.tree, gfid, set(slots))
 

@@ -128,6 +128,9 @@ class View(Protocol):
         """Does this name lead to that object now? Looked up on the primary itself: only a name that does not may be taken
         from the object on the secondary. Raises OSError where that cannot be told."""
 
+    def here(self, slot: Slot, gfid: Gfid) -> bool:
+        """The same, asked of this brick alone."""
+
     def holding(self, slots: Iterable[Slot], gfid: Gfid) -> set[Slot]:
         """The same of many names at once: those that do."""
 

@@ -181,6 +181,10 @@ class BrickNames:
                 return False
         return self._mounted_holds(slot, gfid)
 
+    def named_here(self, slot: Slot, gfid: Gfid) -> bool:
+        """Does this very brick have that name for the object?"""
+        return self._gfid_at(self.brick, slot) == gfid
+
     def _open_directory(self, gfid: Gfid, flags: int = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC) -> int | None:
         """A descriptor of a directory on the mount, by its path; None where it is not under that just now."""
         parts = path_of_directory(self.mount.fd, gfid)

@@ -356,7 +356,8 @@ class GlusterPrimary:
             if e.fop in (Fop.MKDIR, Fop.RENAME):
                 self._around.hint(e.gfid, e.dest or e.slot)
         view = self._view
-        return tidied(todo, dead, lambda slot: names.get(slot.parent, slot.name) is not None, view.orders, view.holds)
+        return tidied(todo, dead, lambda slot: names.get(slot.parent, slot.name) is not None, view.orders, view.holds,
+                      sole=self._around.sole)  # fmt: skip
 
     def read(self, changelog: Changelog) -> Decoded:
         """What the records of a slice mean. Raises JournalError."""

@@ -73,6 +73,10 @@ class GlusterView:
         """Does this name lead to that object now, on whichever brick? Raises OSError, VolumeError."""
         return self.index.holds(slot, gfid)
 
+    def here(self, slot: Slot, gfid: Gfid) -> bool:
+        """The same, asked of this brick alone."""
+        return self.index.named_here(slot, gfid)
+
     def holding(self, slots: Iterable[Slot], gfid: Gfid) -> set[Slot]:
         """The same of many names at once: those that do."""
         return self.index.holding(slots, gfid)

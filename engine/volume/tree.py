@@ -308,6 +308,10 @@ class TreeView:
         row = self.index.get(*slot)
         return row is not None and row.gfid == gfid
 
+    def here(self, slot: Slot, gfid: Gfid) -> bool:
+        """A tree is one brick."""
+        return self.holds(slot, gfid)
+
     def holding(self, slots: Iterable[Slot], gfid: Gfid) -> set[Slot]:
         """Those of these names that are the object's."""
         return {slot for slot in slots if self.holds(slot, gfid)}

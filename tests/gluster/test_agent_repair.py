@@ -156,7 +156,7 @@ def test_con_1_remove_and_clear_slot(side: Side) -> None:
     d, e, f = (side.gfid() for _ in range(3))
     side.ok(mkdir(d, side.top, b"d"), mkdir(e, d, b"e"), create(f, e, b"f", b"x"), link(f, side.top, b"g", regular(1)))
     assert side.agent.call("remove", gfid=f.hex(), slots=[slot_params(side.top, b"g")]) == {
-        "names": 1, "beyond": [slot_params(e, b"f")],
+        "names": 1, "beyond": [slot_params(e, b"f")], "left": 1,
     }  # fmt: skip
     assert side.agent.call("remove", gfid=f.hex(), slots=[slot_params(e, b"f")])["names"] == 1
     assert side.names() == ["d"] and side.names("d/e") == []

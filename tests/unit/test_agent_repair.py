@@ -58,14 +58,14 @@ def put(
 
 def test_con_1_remove_takes_all_names_to_limbo(side: Local) -> None:
     side.ok(create(A, ROOT, b"a", b"x"), link(A, ROOT, b"b"), mkdir(D, ROOT, b"d"), link(A, D, b"c"))
-    assert remove(side.tree, A) == (3, [])
+    assert remove(side.tree, A) == (3, [], 0)
     assert set(tree_of(side.path)) == {"d"} and side.limbo() == {A.hex()}
-    assert remove(side.tree, A) == (0, []) and remove(side.tree, B) == (0, [])
+    assert remove(side.tree, A) == (0, [], 0) and remove(side.tree, B) == (0, [], 0)
 
 
 def test_remove_takes_only_the_names_it_is_told(side: Local) -> None:
     side.ok(create(A, ROOT, b"a", b"x"), link(A, ROOT, b"b"))
-    assert remove(side.tree, A, [Slot(ROOT, b"a"), Slot(ROOT, b"never")]) == (1, [Slot(ROOT, b"b")])
+    assert remove(side.tree, A, [Slot(ROOT, b"a"), Slot(ROOT, b"never")]) == (1, [Slot(ROOT, b"b")], 1)
     assert set(tree_of(side.path)) == {"b"} and side.limbo() == set()
 
 

@@ -86,6 +86,11 @@ def test_con_2_a_name_that_another_brick_gave_back_is_not_removed() -> None:
     todo = made(*records)
     assert tidied(todo, [], free, every, lambda slot, _: slot == a) == []
     assert [e.slot for e in todo.entries] == [a, b] and todo.doubtful == {}, "its own journal has the LINK, in order"
+    todo = made(EntryChange(A, int(Fop.LINK), a), EntryChange(A, int(Fop.RENAME), a, b))
+    tidied(todo, [], free, every, nothing)
+    assert todo.doubtful == {(A, b): True}, "what a rename of another object displaces stands in no journal"
+    todo = made(*records)
+    assert tidied(todo, [], free, no, lambda slot, _: slot == a, sole=True) == [] and todo.doubtful == {}
 
 
 def test_names_that_are_otherwise_after_the_batch_are_looked_at_again() -> None:
@@ -93,8 +98,9 @@ def test_names_that_are_otherwise_after_the_batch_are_looked_at_again() -> None:
     todo = made(EntryChange(A, int(Fop.RENAME), a, b), EntryChange(A, int(Fop.LINK), c), EntryChange(A, int(Fop.UNLINK), c))
     tidied(todo, [], free, no, nothing)
     assert todo.doubtful == {(A, a): False, (A, b): True, (A, c): False}
-    assert changed_since(todo, lambda slot, _: slot == b) == []
-    (problem,) = changed_since(todo, nothing)
+    assert changed_since(todo, nothing, lambda slot, _: slot == b) == []
+    assert changed_since(todo, lambda slot, _: slot == b, nothing) == [], "this brick has it: nobody else is asked"
+    (problem,) = changed_since(todo, nothing, nothing)
     assert (problem.gfid, problem.slot) == (A, b)
 
 
