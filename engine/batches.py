@@ -473,8 +473,7 @@ class Batches:
             self.transfer.send(files, result.made, result)
 
     def _is_file(self, gfid: Gfid) -> bool:
-        row = self.view.index.row(gfid)
-        return row is not None and row.kind == 0o100000
+        return self.view.index.kind(gfid) == 0o100000
 
     def _differing(self, gfids: list[Gfid]) -> list[Gfid]:
         """Those whose content is not the same on both sides (CHG-7: perhaps changed)."""
@@ -485,8 +484,7 @@ class Batches:
         metas = {g: None for g in (*todo.meta, *result.made) if g not in skip}
         dirs = {g: None for g in todo.touched}
         for gfid in list(metas):
-            row = self.view.index.row(gfid)
-            if row is not None and row.kind == 0o040000:
+            if self.view.index.kind(gfid) == 0o040000:
                 del metas[gfid]
                 dirs[gfid] = None
         self.applier.metas(metas, result)

@@ -6,6 +6,7 @@ import base64
 import errno
 import os
 import stat as _stat
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -26,6 +27,9 @@ BELOW = 100_000
 
 PLACED = 1_000
 """Names given to an object in one call."""
+
+SEARCHED = 20
+"""A walk that looks for names is not made again within so many times of what it took."""
 
 ROUNDS = 10
 """Rounds without progress after which what is left goes to the ledger (CON-6)."""
@@ -55,6 +59,7 @@ class Reconciler:
         """Where objects are on the secondary, as seen at the start of the round; each used once."""
         self._known: set[Gfid] = set()
         """Directories the secondary has, as far as seen in this round: one that goes meanwhile costs another round."""
+        self._next_search = 0.0
         self._covered: set[Gfid] = set()
         """What a retry of a directory that was made here would settle, too."""
 
@@ -84,7 +89,21 @@ class Reconciler:
                 told |= new
                 self._covered.update(g for g in new if todo[g].operation == TREE)
             left = self._round(todo, slots, claimed(left), result, stuck)
+            if any(p.errno == errno.ENODATA for p in left):
+                left = self._searched(left)
         return left
+
+    def _searched(self, problems: list[Problem]) -> list[Problem]:
+        """Find names that nobody has noted by a walk over the bricks here, not more often than that is worth."""
+        began = time.monotonic()
+        if began < self._next_search:
+            return problems
+        found = self.view.search([p.gfid for p in problems if p.errno == errno.ENODATA])
+        self._next_search = time.monotonic() + SEARCHED * (time.monotonic() - began)
+        return [
+            replace(p, errno=errno.EAGAIN, slots=tuple(dict.fromkeys((*p.slots, *found[p.gfid])))) if p.gfid in found else p
+            for p in problems
+        ]
 
     def _without_right_found(self, problem: Problem) -> Problem:
         """Forget what was found in the way where the primary has it in that very place: it is left alone (CON-2)."""
@@ -192,8 +211,7 @@ class Reconciler:
         self._known = {p for p, there in (*found, *self._there.items()) if there and there["names"]}
 
     def _is_directory(self, gfid: Gfid) -> bool:
-        row = self.view.index.row(gfid)
-        return row is not None and row.kind == _stat.S_IFDIR
+        return self.view.index.kind(gfid) == _stat.S_IFDIR
 
     def _depth(self, gfid: Gfid) -> int:
         path = self.view.index.path(gfid)

@@ -138,6 +138,11 @@ class Index:
         r = self._db.execute(f"SELECT {_COLUMNS} FROM entry WHERE gfid=? LIMIT 1", (gfid,)).fetchone()
         return Row._make(r) if r else None
 
+    def kind(self, gfid: Gfid) -> Optional[int]:
+        """What kind of object it is (`S_IFREG` …), None for one that is not known."""
+        row = self.row(gfid)
+        return None if row is None else row.kind
+
     def has(self, gfid: Gfid) -> bool:
         """Is this object known? The root always is."""
         return (

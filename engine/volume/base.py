@@ -102,6 +102,9 @@ class Names(Protocol):
     def rows(self, gfid: Gfid) -> list[Row]: ...
     def row(self, gfid: Gfid) -> Row | None: ...
     def get(self, parent: Gfid, name: bytes) -> Row | None: ...
+    def kind(self, gfid: Gfid) -> int | None:
+        """What kind of object it is (`S_IFREG` …), whether names of it are known or not; None when it is gone."""
+
     def path(self, gfid: Gfid) -> bytes | None: ...
     def count(self) -> int: ...
 
@@ -117,6 +120,9 @@ class View(Protocol):
 
     def see(self, gfid: Gfid) -> Object | None:
         """The object as it is now, None when it can't be reached."""
+
+    def search(self, gfids: Iterable[Gfid]) -> dict[Gfid, list[Slot]]:
+        """The names of objects of which nobody has noted them all, found by a walk; those that are not found are left out."""
 
     def orders(self, gfid: Gfid) -> bool:
         """Does this brick's journal have every change of the object, in order? Then no other worker acts on it."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat as _stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from engine.agent.gluster_paths import inode_of, path_of_directory, slots_of, walk
+from engine.agent.gluster_paths import gfid_of, inode_of, path_of_directory, slots_of, walk
 from engine.agent.index import Row
 from engine.model import ROOT, Gfid, Slot, gfid_text, parse_gfid
 from engine.volume.base import Known
@@ -346,6 +347,36 @@ class BrickNames:
             raise
         return _row(slot, gfid, st)
 
+    def search(self, gfids: Iterable[Gfid]) -> dict[Gfid, list[Slot]]:
+        """All names of files, found by a walk; for names that nobody has noted.
+
+        Over a brick here that has the data, about a second for a million names; else over the mount, which is slower.
+        """
+        left = list(gfids)
+        found: dict[Gfid, list[Slot]] = {}
+        for brick in self._bricks:
+            wanted: dict[int, Gfid] = {}
+            for gfid in left:
+                with contextlib.suppress(OSError):
+                    st = os.lstat(path := handle(brick, gfid))
+                    if not is_link_file(path, st) and not is_directory(path, st):
+                        wanted[st.st_ino] = gfid
+            if wanted:
+                found |= _walked(brick, wanted, lambda path: os.getxattr(path, GFID))
+                left = [gfid for gfid in left if gfid not in wanted.values()]
+        if left:
+            root = b"/proc/self/fd/%d" % self.mount.fd
+            found |= _walked(root, {inode_of(gfid): gfid for gfid in left}, gfid_of)
+        return found
+
+    def kind(self, gfid: Gfid) -> int | None:
+        """What kind of object it is (`S_IFREG` …), None when it is gone. Raises OSError, VolumeError."""
+        found = self.find(gfid)
+        if found is not None:
+            return _stat.S_IFDIR if is_directory(*found) else _stat.S_IFMT(found[1].st_mode)
+        st = None if self.around.whole else self._mounted(gfid)
+        return None if st is None else _stat.S_IFMT(st.st_mode)
+
     def path(self, gfid: Gfid) -> bytes | None:
         """One path of an object relative to the root (b"" for the root), None when it is nowhere."""
         parts: list[bytes] = []
@@ -370,6 +401,28 @@ class BrickNames:
             if total > COUNTED:
                 return total * 256 // done
         return total
+
+
+def _walked(top: bytes, wanted: dict[int, Gfid], gfid_at: Callable[[bytes], Gfid]) -> dict[Gfid, list[Slot]]:
+    """The names of objects by their inode numbers, all over a brick or a mount; `gfid_at` tells a directory's gfid."""
+    found: dict[Gfid, list[Slot]] = {}
+    todo = [top]
+    while todo:
+        directory = todo.pop()
+        try:
+            with os.scandir(directory) as entries:
+                some = list(entries)
+            parent = ROOT if directory == top else gfid_at(directory)
+        except OSError:
+            continue  # it moved just now; a name that is not found leaves the count of links unmatched
+        for entry in some:
+            if internal(parent, entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                todo.append(entry.path)
+            elif entry.inode() in wanted:
+                found.setdefault(wanted[entry.inode()], []).append(Slot(parent, entry.name))
+    return found
 
 
 def _row(slot: Slot, gfid: Gfid, st: os.stat_result) -> Row:

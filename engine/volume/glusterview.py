@@ -81,6 +81,10 @@ class GlusterView:
         """The same of many names at once: those that do."""
         return self.index.holding(slots, gfid)
 
+    def search(self, gfids: Iterable[Gfid]) -> dict[Gfid, list[Slot]]:
+        """All names of objects whose names nobody has noted, as far as their data is on a brick here."""
+        return self.index.search(gfids)
+
     def orders(self, gfid: Gfid) -> bool:
         """Does this brick's journal have every record of the object's names, in their order? Its data is here, then."""
         return self.around.sole or self.index.here(gfid)

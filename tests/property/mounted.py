@@ -21,6 +21,8 @@ import os
 import stat as _stat
 import struct
 import uuid
+from contextlib import nullcontext
+from types import SimpleNamespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -328,6 +330,15 @@ class Mounts:
         names = sorted(self._at(path).need().children)
         return names if isinstance(path, bytes) else [os.fsdecode(n) for n in names]
 
+    def _scandir(self, path: Any) -> Any:
+        node = self._at(path).need()
+        above = path if isinstance(path, bytes) else b"/proc/self/fd/%d" % path
+        return nullcontext([
+            SimpleNamespace(name=name, path=above + b"/" + name, inode=lambda one=one: one.stat(False).st_ino,
+                            is_dir=lambda one=one, **_: one.is_dir)
+            for name, one in sorted(node.children.items())
+        ])  # fmt: skip
+
     def _readlink(self, path: Any, *, dir_fd: int | None = None) -> Any:
         node = self._at(path, dir_fd).need()
         if not _stat.S_ISLNK(node.mode):
@@ -483,7 +494,7 @@ class Mounts:
 
 
 _CALLS = (
-    "stat", "lstat", "fstat", "listdir", "readlink", "getxattr", "listxattr", "open", "close", "read", "pread", "write",
+    "stat", "lstat", "fstat", "listdir", "scandir", "readlink", "getxattr", "listxattr", "open", "close", "read", "pread", "write",
     "pwrite", "ftruncate", "lseek", "fsync", "utime", "chown", "fchown", "chmod", "fchmod", "setxattr", "removexattr",
     "link", "rename", "unlink", "rmdir",
 )  # fmt: skip
