@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from engine.apply import Problem
 from engine.ledger import TREE
-from engine.model import Gfid, Slot, Stat
+from engine.model import Gfid, Slot
+from engine.volume.base import Version
 
 CONTENT = ("DATA", "META", "RETRY")
 """Operations of problems that are only settled when the content has been sent."""
@@ -18,8 +19,8 @@ class Due:
     """What settling leaves to be done: content to send, attributes to set, objects to be settled as well (they are in
     directories that had to be made), and objects that are not where the index has them."""
 
-    data: dict[Gfid, Stat] = field(default_factory=dict)
-    """With the stat that was seen before."""
+    data: dict[Gfid, Version | None] = field(default_factory=dict)
+    """With what was seen before, of a file whose records another brick's journal has."""
     meta: dict[Gfid, None] = field(default_factory=dict)
     below: list[Gfid] = field(default_factory=list)
     gone: list[Gfid] = field(default_factory=list)

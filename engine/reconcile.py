@@ -20,7 +20,7 @@ from engine.object_names import Names, NamesUnknown, compared_names, parse_slot,
 from engine.problems import CONTENT, Decision, Due, claimed, gathered
 from engine.sides import LISTED, listing, looked_up, slot_params
 from engine.transfer.base import Transfer
-from engine.volume.base import Gone, View
+from engine.volume.base import Gone, Version, View
 
 BELOW = 100_000
 """Gfids named in one removal: more take more than one."""
@@ -177,18 +177,22 @@ class Reconciler:
         result.bytes += again.bytes
         return left + due.again + again.problems
 
-    def _changed_since(self, sent: dict[Gfid, Stat]) -> list[Problem]:
+    def _version(self, gfid: Gfid) -> Version | None:
+        """What content is about to be sent, where another worker may send it, too."""
+        return None if self.view.orders(gfid) else self.view.version(gfid)
+
+    def _changed_since(self, sent: dict[Gfid, Version | None]) -> list[Problem]:
         """Files that changed while their content was sent by a worker that does not have all of their records: what the
         other one sent may have been newer, and this one's landed later."""
         out: list[Problem] = []
-        for gfid, stat in sent.items():
-            if self.view.orders(gfid):
+        for gfid, before in sent.items():
+            if before is None:
                 continue
             try:
-                seen = self.view.see(gfid)
+                now = self.view.version(gfid)
             except OSError:
                 continue  # its next look says so
-            if seen is not None and (seen.stat.size, seen.stat.mtime_ns) != (stat.size, stat.mtime_ns):
+            if now is not None and now != before:
                 out.append(Problem(gfid, None, "DATA", errno.EAGAIN, "it changed while its content was sent"))
         return out
 
@@ -247,7 +251,7 @@ class Reconciler:
             links = int(there["stat"]["nlink"])
             differs = (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"])
             if stat.is_file and (differs or problem.operation in CONTENT):
-                due.data[gfid] = stat
+                due.data[gfid] = self._version(gfid)
             if stat.is_dir and problem.operation == TREE:
                 due.below += self._below(gfid)
         else:
@@ -256,7 +260,7 @@ class Reconciler:
                 return
             links = int(answer["nlink"])
             if stat.is_file and (answer["data"] or problem.operation in CONTENT):
-                due.data[gfid] = stat
+                due.data[gfid] = self._version(gfid)
             if stat.is_dir and (answer["made"] or problem.operation == TREE):
                 due.below += self._below(gfid)
         due.meta[gfid] = None

@@ -77,6 +77,14 @@ class Known(NamedTuple):
         return bool(self.rows) and (self.links is None or self.links <= len(self.rows))
 
 
+class Version(NamedTuple):
+    """What tells one state of a file's content from the next one: size in bytes, times in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
 class Crawling(NamedTuple):
     """The crawl that runs: `kind` is hybrid, history or live; `seen` objects of `total`, None where not known."""
 
@@ -126,6 +134,9 @@ class View(Protocol):
 
     def orders(self, gfid: Gfid) -> bool:
         """Does this brick's journal have every change of the object, in order? Then no other worker acts on it."""
+
+    def version(self, gfid: Gfid) -> Version | None:
+        """Of which state a file's content is now; None when it is gone. Raises OSError."""
 
     def names(self, gfid: Gfid) -> Known:
         """The names of an object as they are now, as well as they can be told."""

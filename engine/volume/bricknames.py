@@ -127,7 +127,7 @@ class BrickNames:
         else:
             if not any(os.path.lexists(handle(brick, gfid)) for brick in self._bricks):
                 return False  # not even a link file is left
-        return self._mounted(gfid) is not None
+        return self.mounted(gfid) is not None
 
     @staticmethod
     def _set_aside(path: bytes, st: os.stat_result) -> bool:
@@ -135,7 +135,7 @@ class BrickNames:
         where = directory_slot(path) if is_directory(path, st) and _stat.S_ISLNK(st.st_mode) else None
         return where is not None and internal(*where)
 
-    def _mounted(self, gfid: Gfid) -> os.stat_result | None:
+    def mounted(self, gfid: Gfid) -> os.stat_result | None:
         """The object as the mount sees it, None when it is nowhere. Raises OSError, VolumeError."""
         try:
             return os.lstat(b".gfid/" + gfid_text(gfid).encode(), dir_fd=self.mount.fd)
@@ -155,7 +155,7 @@ class BrickNames:
                 return Known(self._found_rows(gfid, path, st), links)
             if self.around.whole:
                 return Known([], None)
-        status = self._mounted(gfid)
+        status = self.mounted(gfid)
         if status is None:
             return Known([], None)
         directory = _stat.S_ISDIR(status.st_mode)
@@ -251,7 +251,7 @@ class BrickNames:
         for _ in range(3):  # the directory may be renamed between the two steps
             fd = self._open_directory(slot.parent)
             if fd is None:
-                if self._mounted(slot.parent) is None:
+                if self.mounted(slot.parent) is None:
                     return False
                 continue
             try:
@@ -374,7 +374,7 @@ class BrickNames:
         found = self.find(gfid)
         if found is not None:
             return _stat.S_IFDIR if is_directory(*found) else _stat.S_IFMT(found[1].st_mode)
-        st = None if self.around.whole else self._mounted(gfid)
+        st = None if self.around.whole else self.mounted(gfid)
         return None if st is None else _stat.S_IFMT(st.st_mode)
 
     def path(self, gfid: Gfid) -> bytes | None:

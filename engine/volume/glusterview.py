@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from engine.model import ROOT, Gfid, Slot, Stat, gfid_text, parse_gfid
-from engine.volume.base import Gone, Indirect, Known
+from engine.volume.base import Gone, Indirect, Known, Version
 from engine.volume.bricknames import Around, BrickNames
 from engine.volume.brickpath import GFID, GONE, below, handle, internal, is_directory, is_link_file, times_of
 from engine.volume.mount import AuxMount
@@ -64,6 +64,11 @@ class GlusterView:
             if found is not None and _stat.S_ISDIR(found[1].st_mode):
                 return Seen(gfid, times_of(*found))
         return self._see_mounted(gfid)
+
+    def version(self, gfid: Gfid) -> Version | None:
+        """Of which state a file's content is now, as the mount sees it."""
+        st = self.index.mounted(gfid)
+        return None if st is None else Version(st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
     def names(self, gfid: Gfid) -> Known:
         """The names of an object, each looked up just now. Raises OSError, VolumeError."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from engine.agent.index import Index, Row
 from engine.model import LIMBO, ROOT, STATE_DIR, EngineError, Gfid, Slot, Stat
-from engine.volume.base import Gone, Known
+from engine.volume.base import Gone, Known, Version
 from engine.volume.handles import gfid_of, name_to_handle, open_by_handle
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -315,6 +315,11 @@ class TreeView:
     def holding(self, slots: Iterable[Slot], gfid: Gfid) -> set[Slot]:
         """Those of these names that are the object's."""
         return {slot for slot in slots if self.holds(slot, gfid)}
+
+    def version(self, gfid: Gfid) -> Version | None:
+        """Of which state a file's content is now."""
+        seen = self.see(gfid)
+        return None if seen is None else Version(seen.st.st_size, seen.st.st_mtime_ns, seen.st.st_ctime_ns)
 
     def search(self, gfids: Iterable[Gfid]) -> dict[Gfid, list[Slot]]:
         """A tree's index has all names."""
