@@ -16,7 +16,11 @@ from engine.volume.facts import VolumeError
 _PREFIX = "georep-mnt-"
 _WAIT = 60
 _PASS = ("md-cache", "nl-cache", "quick-read", "io-cache")
-"""Client translators that are left out: they answer from a memory of how names and files were up to a second before."""
+"""Client translators that are left out: they answer from a memory of how names and files were up to a second before.
+
+Nobody tells the kernel then that its pages of a file are outdated (seen: content of before, with the size and time of now),
+so files are read past its cache.
+"""
 
 
 class AuxMount:
@@ -57,7 +61,7 @@ class AuxMount:
         argv = [
             "glusterfs", *words, f"--volfile-server={server}", f"--volfile-id={self.name}",
             *(f"--xlator-option=*{x}.pass-through=on" for x in _PASS), *(f"--xlator-option={o}" for o in options),
-            *([] if client_pid is None else [f"--client-pid={client_pid}"]), "--attribute-timeout=0", "--entry-timeout=0", f"--log-file={self.log_file}", "--log-level=WARNING", point,
+            *([] if client_pid is None else [f"--client-pid={client_pid}"]), "--attribute-timeout=0", "--entry-timeout=0", "--direct-io-mode=enable", f"--log-file={self.log_file}", "--log-level=WARNING", point,
         ]  # fmt: skip
         done = subprocess.run(argv, capture_output=True, timeout=_WAIT, stdin=subprocess.DEVNULL, check=False)
         deadline = time.monotonic() + _WAIT
