@@ -25,6 +25,8 @@ TOPOLOGIES = {
     "distribute 2": (2, ""),
     "replica 2": (2, "replica 2"),
     "2 x 2 replica": (4, "replica 2"),
+    "replica 3": (3, "replica 3"),
+    "2 x 3 replica": (6, "replica 3"),
     "arbiter": (3, "replica 3 arbiter 1"),
     "2 x (2+1) arbiter": (6, "replica 3 arbiter 1"),
     "disperse": (3, "disperse 3 redundancy 1"),

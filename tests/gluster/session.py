@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,20 @@ from tests.system.sshd import HOST, Sshd
 
 PATIENCE = 90.0
 """Seconds within which both volumes must be equal: rollovers take 2 s, and CI's machines are small."""
+
+
+def says_ok(status: dict[str, Any], since: float) -> bool:
+    """Does a session's status say that all changes before `since` (unix time) are on the secondary?
+
+    OK, no lag, nothing that failed, nothing under way; and every brick's mark has passed that moment: of the slice that
+    is still open the session knows nothing yet.
+    """
+    bricks = [b for b in status.get("bricks") or [] if b["status"] != "Passive"]
+    return (
+        status.get("verdict") == "ok" and status.get("lag_seconds") == 0 and bool(bricks)
+        and all((b["last_synced"] or 0) >= since and not b["failures"] for b in bricks)
+        and not any(b[part] for b in bricks for part in ("entry", "data", "meta"))
+    )  # fmt: skip
 
 
 @dataclass
@@ -99,6 +114,63 @@ class Replication:
                 found = self.lab.equal(self.primary, self.secondary) or found
                 raise AssertionError(f"not equal after {within:g} s:\n" + "\n".join(found) + "\n" + self.story())
             time.sleep(0.2)
+
+    def honest(
+        self, since: float, within: float = PATIENCE, until: Callable[[dict[str, Any]], object] | None = None,
+    ) -> None:  # fmt: skip
+        """Wait until the session says OK of all changes before `since`; both volumes must be equal by then.
+
+        With `until`, return when that holds of the status, OK or not. Never is OK said of what is not equal.
+        """
+        deadline = time.monotonic() + within
+        while True:
+            assert self.product.running(), f"the engine ended: {self.product.tail()}"
+            status = self.product.session()
+            ok = says_ok(status, since)
+            if ok and (found := self.unequal()):
+                self._late_or_never(found)
+            if until(status) if until else ok:
+                return
+            if time.monotonic() > deadline:
+                reasons = [r["text"] for r in status.get("reasons") or []]
+                found = "\n".join(self.unequal()) or "both sides are equal"
+                raise AssertionError(f"not reached within {within:g} s: {reasons}\n{found}\n{self.story()}")
+            time.sleep(0.2)
+
+    def unequal(self) -> list[str]:
+        """What differs, through fresh mounts, and what is in the ledger."""
+        found = self.lab.equal(self.primary, self.secondary)
+        return found + [f"in the ledger: {f}" for f in self.product.failures()[:5]]
+
+    def _late_or_never(self, found: list[str]) -> None:
+        """Fail with what differed when OK was said, and whether it came a little later."""
+        later = found
+        deadline = time.monotonic() + 20
+        while later and time.monotonic() < deadline:
+            time.sleep(1)
+            later = self.unequal()
+        told = [f"and {len(later)} of that 20 s later:", *later[:3]] if later else ["and equal a little later"]
+        raise AssertionError("OK was said, but:\n" + "\n".join([*found, *told, self.story()]))
+
+    @contextlib.contextmanager
+    def slow(self, brick: str) -> Iterator[None]:
+        """Pause the worker of this brick for the block, and until the other workers have done what happened in it."""
+        product = self.product
+        assert (done := product.command("pause", product.name, "--brick", brick)).returncode == 0, done
+        wait_until(lambda: "Paused" in [b["status"] for b in self.bricks() if b["brick"] == brick], 30, f"{brick} is Paused")
+        yield
+        if any(b["status"] == "Active" for b in self.bricks()):
+            self.synced_to(time.time())
+        assert (done := product.command("resume", product.name, "--brick", brick)).returncode == 0, done
+
+    def active(self) -> list[str]:
+        """The bricks that are Active."""
+        return [b["brick"] for b in self.bricks() if b["status"] == "Active"]
+
+    def checkpoint(self) -> None:
+        """Set a checkpoint, and wait until it completes without a failure before it."""
+        done = self.product.command("checkpoint", self.product.name, "now", "--wait", timeout=90)
+        assert done.returncode == 0, f"{done}; {self.story()}"
 
     def seen(self, check: Callable[..., None], *more: str) -> None:
         """Have the secondary looked at; what a mount that was there before still has cached does not count."""

@@ -18,14 +18,14 @@ SILENT = ("punch",)
 """What GlusterFS keeps no record of, so that only a full comparison finds it (docs/gluster.md, Limits)."""
 
 
-def churn(mount: Path, operations: int, seed: int) -> int:
-    """Do so many random operations; returns how many were really done."""
+def churn(mount: Path, operations: int, seed: int, rate: float = 0) -> int:
+    """Do so many random operations, at most `rate` a second (0: unlimited); returns how many were really done."""
     (mount / "tree").mkdir()
     (mount / "outside").mkdir()
     without = [word for kind in SILENT for word in ("--without", kind)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.system.workload", str(mount / "tree"), "--outside", str(mount / "outside"),
-         "--seed", str(seed), "--operations", str(operations), "--objects", "600", *without],
+         "--seed", str(seed), "--operations", str(operations), "--objects", "600", "--rate", str(rate), *without],
         cwd=PROJECT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
