@@ -1,4 +1,4 @@
-"""Random histories on volumes, one a seed: whenever the session says OK, both sides are equal (issue 15, case b).
+"""Random histories on volumes, one a seed: whenever the session says OK, both sides are equal.
 
     python -m tests.gluster.campaign_names --layout 'replica 2' --seeds 0:30 --results FILE
     python -m tests.gluster.campaign_names --layout 'disperse 3 redundancy 1' --seeds 100:110 --pauses --results FILE

@@ -1,5 +1,5 @@
 """A file with more names than the secondary takes, and than GlusterFS keeps a record of (500): each name comes, and OK is not
-said before (issue 15, case c)."""
+said before."""
 
 from __future__ import annotations
 

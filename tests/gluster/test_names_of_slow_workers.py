@@ -1,6 +1,6 @@
 """Both halves of one change may be in the journals of two bricks, whose workers are seconds apart: no name is lost by it.
 
-One worker waits while things happen and the others go on; then it comes late to all of it (issue 15, case a).
+One worker waits while things happen and the others go on; then it comes late to all of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random histories on replicated and dispersed volumes, some with a worker that is late: OK means equal (issue 15, case b).
+"""Random histories on replicated and dispersed volumes, some with a worker that is late: OK means equal.
 
 The same as a campaign that can be resumed: `python -m tests.gluster.campaign_names --help`.
 """

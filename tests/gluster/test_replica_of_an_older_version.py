@@ -1,5 +1,5 @@
-"""A replica that an older version made may lack names: the new one compares both sides once, says so, and mends what is missing
-(issue 15, case e)."""
+"""A replica that an older version made may lack names: the new one compares both sides once, says so, and mends what is
+missing."""
 
 from __future__ import annotations
 
