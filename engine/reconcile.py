@@ -367,7 +367,7 @@ class Reconciler:
         end.
         """
         dead: list[str] = []
-        last = -1
+        last, asked = -1, 0
         while True:
             try:
                 params = {"gfid": gfid.hex(), "slots": [slot_params(s) for s in slots], "below": dead[:BELOW]}
@@ -378,7 +378,8 @@ class Reconciler:
                 if self.view.index.has(gfid):
                     self._put_right(gfid, due, "it is there after all")
                     return
-                if not beyond or beyond == slots:
+                asked += 1
+                if not beyond or beyond == slots or asked > ROUNDS:
                     raise NamesUnknown(0, 0, int(answer["left"]))
                 slots = beyond  # names that it got just now, or beyond those that are told at once
                 continue
