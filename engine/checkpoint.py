@@ -67,6 +67,24 @@ def merged(bricks: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
     return sorted(out, key=lambda one: -(one["set"] or 0.0))
 
 
+def of_bricks(bricks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A session's checkpoint is complete when every active brick's is; the one furthest behind holds it."""
+    active = [b for b in bricks if b["status"] != "Passive"]
+    times = [b["checkpoint_time"] for b in active if b["checkpoint_time"] is not None]
+    if not times:
+        return {"time": None, "completed": None, "completion_time": None, "failures_before": 0, "eta_seconds": None,
+                "held_by": None}  # fmt: skip
+    open_ = [b for b in active if not b["checkpoint_completed"]]
+    worst = min(open_, key=lambda b: b["last_synced"] or 0, default=None)
+    return {
+        "time": max(times), "completed": not open_,
+        "completion_time": None if open_ else max(b["checkpoint_completion_time"] or 0 for b in active),
+        "failures_before": sum(b["checkpoint_failures_before"] for b in active),
+        "eta_seconds": (worst["backlog"] or {}).get("eta_seconds") if worst else None,
+        "held_by": worst["brick"] if worst else None,
+    }  # fmt: skip
+
+
 def parse_time(text: str | int | float, now: float) -> int | None:
     """`now`, unix seconds or ISO 8601 (local time where no zone is given) to unix seconds; `clear` is None.
 

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.model import Gfid
 
@@ -21,6 +22,11 @@ class Hold:
     sample: tuple[str, ...]
     since: float
     bytes: int | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """As a snapshot has it."""
+        return {"id": self.id, "reason": self.reason, "deletes": self.deletes, "of": self.of, "bytes": self.bytes,
+                "sample": list(self.sample), "since": self.since}  # fmt: skip
 
 
 def hold_id(objects: Iterable[Gfid | str]) -> str:

@@ -1,4 +1,5 @@
-"""How far a brick has got: stime and entry_stime in one small file, replaced atomically, never moved back (MRK-6)."""
+"""How far a brick has got, in one small file that is replaced atomically: stime, entry_stime (MRK-6), and the place in
+the journal's history that the secondary has reached."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 
 from engine.model import NO_MARK, EngineError, Mark
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no place; a version that knows only that one refuses this file instead of going on past it."""
 _U32 = 1 << 32
 
 
@@ -37,6 +39,10 @@ class MarkFile:
         was put there by someone else (MRK-7)."""
         self.identity: dict[str, str] = {}
         """What the marks belong to: session, primary, secondary, as the session wants it."""
+        self.at = ""
+        """The place (`engine.journal.chain.Place.text`) of the last slice committed on the secondary; "" unknown."""
+        self.epoch = 0
+        """Counts who may write to the secondary; 0 until there is a fence."""
         self._load()
 
     @property
@@ -44,14 +50,18 @@ class MarkFile:
         """Is the mark another than the one we wrote last (MRK-7)?"""
         return self.written_by_us is not None and self.written_by_us != self.stime
 
-    def advance(self, stime: Mark | None = None, entry_stime: Mark | None = None) -> bool:
-        """Move one mark or both forward, durably; an earlier mark is ignored. Whether anything moved (MRK-6)."""
+    def advance(self, stime: Mark | None = None, entry_stime: Mark | None = None, at: str = "") -> bool:
+        """Move one mark or both forward, durably; an earlier mark is ignored. Whether anything moved (MRK-6).
+
+        `at` is the place that goes with them, "" for the same as before.
+        """
         new = max(self.stime, _checked(stime)) if stime is not None else self.stime
         new_entry = max(self.entry_stime, _checked(entry_stime)) if entry_stime is not None else self.entry_stime
-        if new == self.stime and new_entry == self.entry_stime:
+        at = at or self.at
+        if new == self.stime and new_entry == self.entry_stime and at == self.at:
             return False
         written = new if new != self.stime else self.written_by_us
-        self._save(new, new_entry, written, self.identity)
+        self._save(new, new_entry, written, self.identity, at)
         return True
 
     def reset(self, stime: Mark = NO_MARK, entry_stime: Mark | None = None) -> None:
@@ -61,6 +71,11 @@ class MarkFile:
         """
         both = _checked(stime), _checked(stime if entry_stime is None else entry_stime)
         self._save(both[0], both[1], both[0], self.identity)
+
+    def begin_again(self, at: str, identity: dict[str, str]) -> None:
+        """Both sides are to be compared from here on: no mark, this place, and what is to be remembered; in one write,
+        so that no crash leaves the one without the other."""
+        self._save(NO_MARK, NO_MARK, NO_MARK, dict(identity), at)
 
     def adopt(self, stime: Mark) -> None:
         """Someone else moved the mark (gsyncd took over for a while): take theirs as ours (MRK-7)."""
@@ -86,11 +101,12 @@ class MarkFile:
             known = json.loads(raw)
             if not isinstance(known, dict):
                 raise ValueError("not an object")
-            if known["format"] != FORMAT:
+            if known["format"] not in (1, FORMAT):
                 raise ValueError(f"format {known['format']!r}, this version knows {FORMAT}")
             stime, entry_stime = _parse(known["stime"]), _parse(known["entry_stime"])
             written = None if known["written_by_us"] is None else _parse(known["written_by_us"])
             identity = {str(k): str(v) for k, v in known["identity"].items()}
+            at, epoch = str(known.get("at") or ""), int(known.get("epoch") or 0)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             what = f"{e.args[0]!r} is missing" if isinstance(e, KeyError) else str(e)
             raise MarkError(
@@ -98,15 +114,21 @@ class MarkFile:
                 hint="remove the file: the next run compares everything with a hybrid crawl",
             ) from e
         self.stime, self.entry_stime, self.written_by_us, self.identity = stime, entry_stime, written, identity
+        self.at, self.epoch = at, epoch
 
-    def _save(self, stime: Mark, entry_stime: Mark, written: Mark | None, identity: dict[str, str]) -> None:
+    def _save(
+        self, stime: Mark, entry_stime: Mark, written: Mark | None, identity: dict[str, str], at: str | None = None
+    ) -> None:
         """Write beside, sync, rename, sync the directory; then the values are ours."""
+        at = self.at if at is None else at
         facts: dict[str, Any] = {
-            "format": FORMAT,
+            "format": FORMAT if at else 1,
             "stime": str(stime),
             "entry_stime": str(entry_stime),
             "written_by_us": None if written is None else str(written),
             "identity": identity,
+            "at": at,
+            "epoch": self.epoch,
         }
         temporary = self.path + ".new"
         directory = os.path.dirname(self.path) or "."
@@ -125,6 +147,7 @@ class MarkFile:
         except OSError as e:
             raise MarkError(f"{self.path}: cannot be written: {e.strerror}", errno=e.errno) from e
         self.stime, self.entry_stime, self.written_by_us, self.identity = stime, entry_stime, written, identity
+        self.at = at
 
 
 def _private(path: str, flags: int) -> int:

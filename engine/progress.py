@@ -15,9 +15,10 @@ WINDOW = 10.0
 
 
 class Rate:
-    """Events per second over the last WINDOW seconds."""
+    """Events per second over the last `window` seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: float = WINDOW) -> None:
+        self._window = window
         self._events: deque[tuple[float, int]] = deque()
         self._sum = 0
 
@@ -32,13 +33,32 @@ class Rate:
         self._trim(now)
 
     def _trim(self, now: float) -> None:
-        while self._events and self._events[0][0] < now - WINDOW:
+        while self._events and self._events[0][0] < now - self._window:
             self._sum -= self._events.popleft()[1]
 
     def value(self, now: float) -> float:
         """The rate."""
         self._trim(now)
-        return self._sum / WINDOW
+        return self._sum / self._window
+
+
+class Rates:
+    """Entry operations, files and bytes per second."""
+
+    def __init__(self) -> None:
+        self._rates = {k: Rate() for k in ("entries", "files", "bytes")}
+
+    def add(self, what: str, count: int, now: float) -> None:
+        """So many more of one of them, at this (monotonic) time."""
+        self._rates[what].add(count, now)
+
+    def records(self, now: float) -> float:
+        """Records per second: entry operations and files."""
+        return self._rates["entries"].value(now) + self._rates["files"].value(now)
+
+    def shown(self, now: float) -> dict[str, float]:
+        """As a snapshot has them."""
+        return {f"{k}_per_s": round(r.value(now), 1) for k, r in self._rates.items()}
 
 
 LISTED = 20

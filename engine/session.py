@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import hashlib
 import json
@@ -13,19 +12,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine import __version__
+from engine.checkpoint import of_bricks
 from engine.config import Config
 from engine.events import EventLog, Log
 from engine.ledger import Ledger
+from engine.life import Living, take_lock
 from engine.link import SshTarget
 from engine.model import EngineError
 from engine.nodes import Nodes
 from engine.protocol import READING
 from engine.spec import SessionSpec
-from engine.status import BrickStatus, SessionFacts, Who
+from engine.status import BrickStatus, Who
 from engine.transfer.limit import Bandwidth
 from engine.verdict import Thresholds, session_state, session_verdict
 from engine.volume.base import Primary
@@ -33,6 +34,17 @@ from engine.volume.facts import BrickFacts
 from engine.volume.gluster import GlusterPrimary, GlusterVolume
 from engine.volume.primary import TreePrimary
 from engine.worker import Seat, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What a session is, for its row."""
+
+    id: str
+    name: str
+    kind: str
+    primary: str
+    secondary: str
 
 
 @dataclass(slots=True)
@@ -52,10 +64,11 @@ class Brick:
 class Session:
     """One replication. `start` begins; `stop` ends it cleanly; `command` is what consoles and commands call.
 
-    `state` is the session's own directory. Raises EngineError when it is in use, damaged, or another's.
+    `state` is the session's own directory; `again` the command that begins it anew, should it die. Raises EngineError
+    when the directory is in use, damaged, or another's.
     """
 
-    def __init__(self, spec: SessionSpec, config: Config, state: str, *, log_json: bool = False) -> None:
+    def __init__(self, spec: SessionSpec, config: Config, state: str, *, log_json: bool = False, again: str = "") -> None:
         self.spec = spec
         self.config = config
         self.state = state
@@ -89,18 +102,17 @@ class Session:
         else:
             self.bricks = [self._tree_brick(path, name) for path, name in spec.bricks]
         self._started = False
+        facts = [{**asdict(b.status.who), "state": os.path.basename(b.state)} for b in self.bricks]
+        self._living = Living(state, again, facts)
 
     # ---- identity and state ----------------------------------------------------------------------------------
 
     def _take_lock(self) -> int:
-        fd = os.open(os.path.join(self.state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            os.close(fd)
+        fd = take_lock(self.state)
+        if fd is None:
             raise EngineError(
                 f"session {self.name} already runs here", code="running", hint=f"see it: georep-tui attach {self.name}"
-            ) from e
+            )
         return fd
 
     def _identify(self) -> dict[str, Any]:
@@ -199,6 +211,10 @@ class Session:
             self.events.publish(what, session=self.name, brick=ident, **fields)
 
         status.on_event = event
+        status.ask = primary.waiting
+        status.walked = primary.walked
+        status.copied = lambda: primary.copied
+        status.limited = lambda: (self.bandwidth.limit, self.bandwidth.reached())
         worker = Worker(
             seat, primary, self.nodes, lambda: self.config.options, status, ledger, self.bandwidth, log, event, self._idle,
             self._fatal,
@@ -222,12 +238,21 @@ class Session:
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         self._started = True
+        if not self.spec.dry_run:
+            self._note(self._living.begin)
         if self._created:
             self.events.publish("create", session=self.name)
         self.events.publish("start", session=self.name)
         self.log.write("info", f"georep-tui {__version__}: session {self.name}, {self.facts.primary} to {self.facts.secondary}")
         for brick in self.bricks:
             brick.worker.start()
+
+    def _note(self, what: Callable[[], None]) -> None:
+        """Keep that the engine runs, or ended; a disk that does not take it is told, and the replication goes on."""
+        try:
+            what()
+        except OSError as e:
+            self.log.write("warning", f"{self.state}: whether the engine runs could not be noted: {e.strerror}")
 
     def _idle(self) -> None:
         """A worker has nothing left to do: with `once`, the session is finished when all have."""
@@ -255,6 +280,7 @@ class Session:
         """End all workers cleanly, join their threads, release the state directory. May be called twice."""
         if self._lock_fd < 0:
             return
+        through = self.spec.once and self.finished.is_set()
         self.finished.set()
         for brick in self.bricks:
             brick.worker.stopping.set()
@@ -265,6 +291,9 @@ class Session:
             brick.ledger.close()
         if self.volume is not None:
             self.volume.close()
+        if self._started and not self.spec.dry_run:
+            how = "failed" if self.fatal is not None else "once" if through else "stopped"
+            self._note(lambda: self._living.end(how, self.exit_code))
         self.events.publish("stop", session=self.name)
         self.log.write("info", "stopped")
         self.log.close()
@@ -291,7 +320,7 @@ class Session:
                 "verdict": verdict, "reasons": reasons,
                 "lag_seconds": None if not lags or None in lags else max(lags),
                 "failures": sum(b["failures"] for b in bricks),
-                "checkpoint": _session_checkpoint(bricks),
+                "checkpoint": of_bricks(bricks),
                 "thresholds": {"lag_warning": limits.lag_warning, "lag_critical": limits.lag_critical,
                                "failures_warning": limits.failures_warning, "failures_critical": limits.failures_critical},
                 "bricks": bricks,
@@ -334,24 +363,6 @@ class Session:
             known = ", ".join(os.fsdecode(b.path) for b in self.bricks)
             raise EngineError(f"session {self.name} has no brick {wanted!r}", hint=f"bricks: {known}", code="usage")
         return found
-
-
-def _session_checkpoint(bricks: list[dict[str, Any]]) -> dict[str, Any]:
-    """A session's checkpoint is complete when every active brick's is; the one furthest behind holds it."""
-    active = [b for b in bricks if b["status"] != "Passive"]
-    times = [b["checkpoint_time"] for b in active if b["checkpoint_time"] is not None]
-    if not times:
-        return {"time": None, "completed": None, "completion_time": None, "failures_before": 0, "eta_seconds": None,
-                "held_by": None}  # fmt: skip
-    open_ = [b for b in active if not b["checkpoint_completed"]]
-    worst = min(open_, key=lambda b: b["last_synced"] or 0, default=None)
-    return {
-        "time": max(times), "completed": not open_,
-        "completion_time": None if open_ else max(b["checkpoint_completion_time"] or 0 for b in active),
-        "failures_before": sum(b["checkpoint_failures_before"] for b in active),
-        "eta_seconds": (worst["backlog"] or {}).get("eta_seconds") if worst else None,
-        "held_by": worst["brick"] if worst else None,
-    }  # fmt: skip
 
 
 def _safe(word: str) -> str:

@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.backlog import Backlog
 from engine.checkpoint import Checkpoint
+from engine.crawls import Crawls
+from engine.firstcopy import FirstCopy
 from engine.guard import Hold
+from engine.lag import backlog_shown, lag_of
 from engine.model import NO_MARK, EngineError, Gfid, Mark
 from engine.names import escaped
-from engine.progress import WINDOW, BatchProgress, Rate, Totals
-from engine.verdict import Thresholds, brick_verdict
-
-CRAWLS = {"hybrid": "Hybrid Crawl", "history": "History Crawl", "live": "Changelog Crawl"}
+from engine.progress import BatchProgress, Rates, Totals
+from engine.verdict import COUNTS, Thresholds, brick_verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +48,33 @@ class BrickStatus:
         self.totals = Totals()
         self.failure_count = 0
         self.failure_oldest: float | None = None
-        self._crawl: dict[str, Any] = {"kind": None, "since": None, "seen": None, "total": None}
-        self._backlog: tuple[int, int] | None = None
-        self._pending_since: float | None = None
-        self._pending_known = False
+        self._backlog: Backlog | None = None
+        self._first = FirstCopy()
+        self._as_of = 0.0
+        self._down: float | None = None
+        """Since when (unix time) it has been Faulty, or trying again."""
+        self._recovering = False
+        self._comparing: dict[str, Any] | None = None
+        self._elsewhere: str | None = None
+        self.ask: Callable[[bool], Backlog | None] = lambda _busy: None
+        """What waits now, whoever asks: `Primary.waiting`. None: what the worker told last counts."""
+        self.walked: Callable[[], tuple[int, int, bool] | None] = lambda: None
+        """What the walk of a first copy has found by now: `Primary.walked`."""
+        self.copied: Callable[[], bool] | None = None
+        """Has a first full pass been applied (`Primary.copied`)? Without it the mark says so."""
+        self.limited: Callable[[], tuple[int, bool]] = lambda: (0, False)
+        """The bandwidth limit in bytes per second, 0 for none, and whether it is what holds up."""
         self._batch: BatchProgress | None = None
         self._history: deque[dict[str, Any]] = deque(maxlen=100)
-        self._crawls: deque[dict[str, Any]] = deque(maxlen=100)
-        self._rates = {k: Rate() for k in ("entries", "files", "bytes")}
+        self._crawls = Crawls()
+        self._rates = Rates()
         self._free: dict[str, int] | None = None
         self._error: dict[str, Any] | None = None
         self._hold: Hold | None = None
-        self._comparing: dict[str, Any] | None = None
         self._paused: dict[str, Any] | None = None
         self.last_verify: dict[str, Any] | None = None
+        self.by_slice = False
+        """Is a checkpoint complete with a slice (`checkpoint_reached`), whatever the time of the mark?"""
         self.count_before: Callable[[float], int] | None = None
         """How many of the ledger's entries began at or before a unix time; without it all or none are counted."""
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda _name, _fields: None
@@ -79,14 +94,15 @@ class BrickStatus:
             self.checkpoint = Checkpoint.of(kept["checkpoint"])
             self.mark = Mark.parse(kept["mark"])
             self.last_verify = kept.get("last_verify")
+            self._first = FirstCopy(kept.get("first"))
+            known = kept.get("failures")
+            if isinstance(known, list) and len(known) == 2:
+                self.failure_count, self.failure_oldest = int(known[0]), known[1]
             self._paused = kept.get("paused")
             self._past.extend(kept.get("past") or ())
             self._restarts.extend(kept.get("restarts") or ())
-            for crawl in kept.get("crawls") or ():
-                self._crawls.append({**crawl, "until": crawl["until"] or kept["time"]})
-        except FileNotFoundError:
-            pass
-        except (ValueError, KeyError, TypeError):
+            self._crawls.load(kept.get("crawls") or (), kept["time"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass  # only counters and dates are lost: the marks are kept elsewhere
 
     def save(self) -> None:
@@ -96,7 +112,8 @@ class BrickStatus:
                 "totals": {k: getattr(self.totals, k) for k in Totals.__dataclass_fields__},
                 "time": time.time(), "checkpoint": self.checkpoint.shown(), "past": list(self._past),
                 "mark": str(self.mark), "last_verify": self.last_verify, "paused": self._paused,
-                "crawls": list(self._crawls)[-20:], "restarts": list(self._restarts)[-10:],
+                "crawls": self._crawls.latest(), "restarts": list(self._restarts)[-10:],
+                "first": self._first.kept(), "failures": [self.failure_count, self.failure_oldest],
             }  # fmt: skip
             temp = self._path + ".new"
             with open(temp, "w", encoding="utf-8") as f:
@@ -116,22 +133,24 @@ class BrickStatus:
     def _forget(self) -> None:
         self._batch = None
         self._backlog = None
-        self._pending_known = False
-        self._pending_since = None
+        self._recovering = False
 
     def connected(self, secondary_node: str) -> None:
         """The agent answered."""
         with self._lock:
             self.secondary_node = secondary_node
 
-    def passive(self) -> bool:
-        """Another brick of the replica set is replicated; True when that is a change (ACT-3)."""
+    def passive(self, elsewhere: str | None = None) -> bool:
+        """Another brick of the replica set is replicated, `elsewhere` where that is known; True when it is a change
+        (ACT-3)."""
         with self._lock:
+            self._elsewhere = elsewhere
             changed = self.status != "Passive"
             self.status = "Passive"
             if changed:
                 self._error = None
                 self._forget()
+                self._comparing = None
         if changed:
             self.on_event("passive", {})
         return changed
@@ -143,6 +162,7 @@ class BrickStatus:
             self.status = "Held" if self._hold is not None else "Active"
             if changed:
                 self._error = None
+                self._down = None
         if changed:
             self.on_event("active", {})
         return changed
@@ -152,8 +172,9 @@ class BrickStatus:
         with self._lock:
             self.status = "Faulty"
             self._forget()
+            self._down = self._down or error.time
             self._error = {"time": error.time, "code": error.code, "errno": error.errno, "text": error.text,
-                           "hint": error.hint, "attempt": attempt, "retry_at": retry_at}  # fmt: skip
+                           "hint": error.hint, "attempt": attempt, "retry_at": retry_at, "since": self._down}  # fmt: skip
             self._restarts.append({"time": error.time, "code": error.code, "text": error.text})
 
     def stopped(self) -> None:
@@ -161,6 +182,7 @@ class BrickStatus:
         with self._lock:
             self.status = "Stopped"
             self._forget()
+            self._comparing = None
         self.save()
 
     def paused(self) -> None:
@@ -188,61 +210,57 @@ class BrickStatus:
                 self.status = "Held"
 
     def comparing(self, seen: int, total: int | None, why: str) -> None:
-        """Both sides are being compared, so far so many objects: until `compared`, nothing is known to be equal, and no
-        checkpoint completes."""
+        """Both sides are being compared, so far so many objects: until `compared`, also while there is no line, nothing is
+        known to be equal, and no checkpoint completes."""
         with self._lock:
             self._comparing = {"seen": seen, "total": total, "why": why}
 
     def compared(self) -> None:
-        """The comparison is through: a checkpoint that the mark has passed meanwhile is complete now."""
+        """No comparison runs or is due: a checkpoint that the mark has passed meanwhile is complete now."""
         with self._lock:
-            self._comparing = None
-            mark = self.mark
-        if mark != NO_MARK:
-            self.synced(mark)
+            through, self._comparing = self._comparing is not None, None
+        if through:
+            self._settled()
 
     def crawl(self, kind: str, since: float | None, seen: int | None, total: int | None) -> bool:
         """What kind of crawl runs; True when that changed."""
         with self._lock:
-            changed: bool = self._crawl["kind"] != kind
-            now = time.time()
-            if changed:
-                self.totals.crawls += 1
-                if self._crawls and self._crawls[-1]["until"] is None:
-                    self._crawls[-1]["until"] = now
-                self._crawls.append({"kind": kind, "since": since or now, "until": None, "seen": seen})
-            elif self._crawls and seen is not None:
-                self._crawls[-1]["seen"] = seen
-            since = since or (now if changed else self._crawl["since"])
-            before, self._crawl = self._crawl, {"kind": kind, "since": since, "seen": seen, "total": total}
+            old = self._crawls.kind or None
+            changed = self._crawls.runs(kind, since, seen, total, time.time())
+            self.totals.crawls += changed
         if changed:
-            self.on_event("crawl changed", {"kind": kind, "old": before["kind"]})
+            self.on_event("crawl changed", {"kind": kind, "old": old})
         return changed
 
     def crawled(self, since: float, until: float, seen: int) -> None:
         """A hybrid crawl ended: its whole numbers, also where it was over before anyone looked."""
         with self._lock:
-            # of a brick's hybrid crawls no two overlap: what does is this one, seen while it ran
-            known = next(
-                (c for c in reversed(self._crawls) if c["kind"] == "hybrid" and (c["until"] or until) >= since), None
-            )
-            if known is not None:
-                known.update(since=since, until=until, seen=seen)
-                return
-            self.totals.crawls += 1
-            running = self._crawls[-1] if self._crawls and self._crawls[-1]["until"] is None else None
-            self._crawls.append({"kind": "hybrid", "since": since, "until": until, "seen": seen})
-            if running is not None:  # it broke off for this one, and goes on
-                self._crawls.append({**running, "since": until})
-                running["until"] = since
-                self._crawl = {**self._crawl, "since": until}
+            self.totals.crawls += self._crawls.ended(since, until, seen)
 
-    def backlog(self, changelogs: int, nbytes: int, since: float | None) -> None:
-        """Closed slices that wait, and the unix time of the oldest change not on the secondary."""
+    def backlog(
+        self, changelogs: int, nbytes: int, since: float | None, changes: int | None = None, exact: bool = False,
+        dated: bool = True, crawling: bool = False,
+    ) -> None:  # fmt: skip
+        """What waits: see `Backlog`."""
         with self._lock:
-            self._backlog = (changelogs, nbytes)
-            self._pending_since = since
-            self._pending_known = True
+            self._backlog = Backlog(changelogs, nbytes, since, changes, exact, dated, crawling)
+
+    def found(self, files: int, nbytes: int, whole: bool) -> None:
+        """What the walk of a first copy has found so far; `whole` once it has been everywhere."""
+        with self._lock:
+            self._first.found(files, nbytes, whole)
+
+    def recovering(self, lasts: bool) -> None:
+        """What a crash left half done is being repeated and compared: what the secondary has is not certain until then."""
+        with self._lock:
+            through, self._recovering = self._recovering and not lasts, lasts
+        if through:
+            self._settled()
+
+    def proven(self, at: float) -> None:
+        """Everything that changed before this unix time is on the secondary, or in the ledger."""
+        with self._lock:
+            self._as_of = max(self._as_of, at)
 
     def batch_begin(
         self, ident: int, changelogs: int, entries: int, files: int, metas: int = 0, nbytes: int | None = None,
@@ -284,14 +302,14 @@ class BrickStatus:
                 self.totals.turns += 1
                 self._history.append({"id": b.id, "started": b.started, "seconds": seconds, "entries": b.entries_done,
                                       "files": b.files_done, "bytes": b.bytes_done, "failures": failures})  # fmt: skip
-        if time.monotonic() - self._saved > 10:
+        if time.monotonic() - self._saved > 10 or not self._copied():
             self.save()
 
     def entries_done(self, count: int) -> None:
         """Entry operations were acknowledged."""
         with self._lock:
             self.totals.entries += count
-            self._rates["entries"].add(count, time.monotonic())
+            self._rates.add("entries", count, time.monotonic())
             if self._batch is not None:
                 self._batch.entries_done += count
 
@@ -301,9 +319,11 @@ class BrickStatus:
             now = time.monotonic()
             self.totals.files += count
             self.totals.bytes += nbytes
+            if not self._copied():
+                self._first.sent(count, nbytes, time.time(), now)
             if count:
-                self._rates["files"].add(count, now)
-            self._rates["bytes"].add(nbytes, now)
+                self._rates.add("files", count, now)
+            self._rates.add("bytes", nbytes, now)
             if self._batch is not None:
                 self._batch.files_done += count
                 self._batch.bytes_done += nbytes if count else 0
@@ -311,14 +331,35 @@ class BrickStatus:
     def synced(self, mark: Mark) -> bool:
         """The mark moved, durably; True when that completed the checkpoint."""
         with self._lock:
+            first = self.mark.sec <= 0 < mark.sec
             self.mark = mark
             before = self.checkpoint
-            if self._comparing is None:
+            if self._certain() and not self.by_slice:
                 self.checkpoint = before.reached(mark, time.time())
             done = bool(self.checkpoint.completed) and not before.completed
         if done:
             self._completed()
+        elif first:
+            self.save()
         return done
+
+    def _certain(self) -> bool:
+        """May a checkpoint complete? Not while the secondary is copied for the first time, compared, or repeats a batch."""
+        return self._comparing is None and not self._recovering and self._copied()
+
+    def _settled(self) -> None:
+        """Nothing is in doubt any more: what the mark says counts."""
+        if self.mark != NO_MARK:
+            self.synced(self.mark)
+
+    def checkpoint_reached(self) -> None:
+        """The slice that the checkpoint is bound to is on the secondary, durably, with all before it."""
+        with self._lock:
+            before = self.checkpoint
+            if before.time is None or before.completed or not self._certain():
+                return
+            self.checkpoint = before.reached(Mark(before.time, 0), time.time())
+        self._completed()
 
     def set_checkpoint(self, at: int | None, by: str = "") -> None:
         """A person set or cleared the checkpoint; one that was passed already is complete at once."""
@@ -326,7 +367,7 @@ class BrickStatus:
         with self._lock:
             before, now = self.checkpoint, time.time()
             self.checkpoint = before.set(at, by, now)
-            if self._comparing is None:
+            if self._certain() and not self.by_slice:
                 self.checkpoint = self.checkpoint.reached(self.mark, now)
             if before.time is not None and before.time != at:
                 self._past.append({**before.shown(), "failures_before": failures})
@@ -354,8 +395,11 @@ class BrickStatus:
     def failures(self, size: int, oldest: float | None) -> None:
         """The ledger's size and its oldest entry's time."""
         with self._lock:
+            changed = size != self.failure_count
             self.failure_count = size
             self.failure_oldest = oldest
+        if changed and self.status not in ("Created", "Stopped"):
+            self.save()  # who asks after a crash is told of them
 
     def secondary_free(self, statfs: Any) -> None:
         """Free bytes and inodes there, as the agent says."""
@@ -368,64 +412,57 @@ class BrickStatus:
     def snapshot(self, now: float, limits: Thresholds) -> dict[str, Any]:
         """The brick object of the snapshot."""
         before = self._failures_before()
+        asked = self.ask(self.status != "Active" or self._batch is not None) if self.status in COUNTS else None
+        copied = self._copied()
+        if not copied and (found := self.walked()) is not None:
+            self.found(*found)
+        limit, reached = self.limited()
         with self._lock:
             running = self.status in ("Active", "Held", "Paused")
             mono = time.monotonic()
-            lag = self._lag(now) if running else None
             b = self._batch
-            crawl = self._crawl
-            eta, basis = self._eta(mono)
+            waiting = None if self.status not in COUNTS else asked or self._backlog
+            sure = copied and self._comparing is None and not self._recovering
             out: dict[str, Any] = {
                 "id": self.who.id, "node": self.who.node, "brick": self.who.brick,
                 "secondary_user": self.who.secondary_user, "secondary": self.who.secondary,
                 "secondary_node": self.secondary_node,
                 "status": self.status,
-                "crawl_status": CRAWLS.get(crawl["kind"] or "", "N/A") if running else "N/A",
+                "crawl_status": self._crawls.words if running else "N/A",
                 "verdict": "unknown", "reasons": [],
                 "last_synced": float(self.mark.sec) if self.mark.sec > 0 else None,
-                "lag_seconds": lag,
+                "lag_seconds": lag_of(now, waiting, self.failure_oldest, self.mark.sec, self._crawls.kind == "hybrid")
+                if copied else None,
+                "as_of": max(self._as_of, float(self.mark.sec)) if sure and self.mark.sec > 0 else None,
+                "first_copy": not copied,
+                "first_pass": None if copied else self._first.shown(mono, self.status == "Active"),
+                "comparing": self._comparing, "recovering": self._recovering,
+                "active_elsewhere": self._elsewhere if self.status == "Passive" else None,
+                "bandwidth": {"limit": limit, "reached": reached} if limit else None,
                 "entry": max(0, b.entries - b.entries_done) if b else 0,
                 "data": max(0, b.files - b.files_done) if b else 0,
                 "meta": b.metas if b and b.phase != "commit" else 0,
-                "failures": self.failure_count,
+                "failures": self.failure_count, "failures_since": self.failure_oldest,
                 "checkpoint_time": self.checkpoint.time, "checkpoint_completed": self.checkpoint.completed,
                 "checkpoint_completion_time": self.checkpoint.completion_time,
                 "checkpoint_failures_before": before,
-                "crawl": self._crawl_shown(now) if running
-                else {"kind": None, "since": None, "seen": None, "total": None, "eta_seconds": None, "eta_basis": None},
-                "backlog": None if self._backlog is None
-                else {"changelogs": self._backlog[0], "bytes": self._backlog[1],
-                      "eta_seconds": eta, "eta_basis": basis},
+                "crawl": self._crawls.shown(running, now),
+                "backlog": backlog_shown(waiting, self._rates.records(mono)),
                 "batch": b.shown(now) if b else None,
-                "rate": {
-                    "entries_per_s": round(self._rates["entries"].value(mono), 1),
-                    "files_per_s": round(self._rates["files"].value(mono), 1),
-                    "bytes_per_s": round(self._rates["bytes"].value(mono), 1),
-                } if running else None,
+                "rate": self._rates.shown(mono) if running else None,
                 "totals": {k: getattr(self.totals, k) for k in Totals.__dataclass_fields__},
-                "paused": self._paused, "comparing": self._comparing,
-                "held": None if self._hold is None else {
-                    "id": self._hold.id, "reason": self._hold.reason, "deletes": self._hold.deletes,
-                    "of": self._hold.of, "bytes": self._hold.bytes, "sample": list(self._hold.sample),
-                    "since": self._hold.since,
-                },
+                "paused": self._paused,
+                "held": None if self._hold is None else self._hold.shown(),
                 "secondary_free": self._free, "last_verify": self.last_verify, "last_error": self._error,
-                "history": list(self._history)[-20:], "crawls": [dict(c) for c in list(self._crawls)[-20:]],
+                "history": list(self._history)[-20:], "crawls": self._crawls.latest(),
                 "restarts": list(self._restarts)[-10:],
             }  # fmt: skip
         out["verdict"], out["reasons"] = brick_verdict(out, limits, now)
         safe: dict[str, Any] = escaped(out)
         return safe
 
-    def _crawl_shown(self, now: float) -> dict[str, Any]:
-        """The crawl with what is left of it, by what the last whole hybrid crawl saw: nobody counts a tree beforehand."""
-        crawl, eta, basis = self._crawl, None, None
-        if crawl["kind"] == "hybrid" and crawl["seen"] and crawl["since"] is not None and now > crawl["since"]:
-            last = next((c["seen"] for c in reversed(self._crawls) if c["kind"] == "hybrid" and c["until"] and c["seen"]), 0)
-            if last > crawl["seen"]:
-                rate = crawl["seen"] / (now - crawl["since"])
-                eta, basis = round((last - crawl["seen"]) / rate, 1), f"the last one saw {last:,} objects"
-        return {**crawl, "eta_seconds": eta, "eta_basis": basis}
+    def _copied(self) -> bool:
+        return self.copied() if self.copied is not None else self.mark.sec > 0
 
     def _failures_before(self) -> int:
         """Failures that are still in the ledger and were there when the checkpoint completed, or are there until then.
@@ -440,36 +477,3 @@ class BrickStatus:
         if self.count_before is not None:
             return self.count_before(until)
         return self.failure_count if self.failure_oldest is not None and self.failure_oldest <= until else 0
-
-    def _lag(self, now: float) -> float | None:
-        if not self._pending_known:
-            return None
-        since = [t for t in (self._pending_since, self.failure_oldest) if t is not None]
-        if since:
-            return round(max(0.0, now - min(since)), 3)
-        if self._crawl["kind"] == "hybrid":
-            # what the crawl will find is not known; what was synced before is
-            return round(now - self.mark.sec, 3) if self.mark.sec > 0 else None
-        if self._backlog and self._backlog[0]:
-            return round(now - self.mark.sec, 3) if self.mark.sec > 0 else None
-        return 0.0
-
-    def _eta(self, mono: float) -> tuple[float | None, str | None]:
-        if not self._backlog or not self._backlog[0]:
-            return None, None
-        rate = self._rates["entries"].value(mono) + self._rates["files"].value(mono)
-        if rate <= 0:
-            return None, None
-        records = self._backlog[1] / 90  # bytes a record takes in a changelog, about
-        return round(records / rate, 1), f"{rate:.0f} records/s over the last {WINDOW:.0f} s"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionFacts:
-    """What a session is, for its row."""
-
-    id: str
-    name: str
-    kind: str
-    primary: str
-    secondary: str

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine import causes
+
 ORDER = {"ok": 0, "warning": 1, "unknown": 2, "critical": 3}
 
 
@@ -19,9 +21,36 @@ class Thresholds:
     failures_critical: int = 100
 
 
+Found = tuple[str, str, str, str]
+"""Level, code, text, hint."""
+
+_CONNECTED = ("Active", "Held", "Paused")
+COUNTS = (*_CONNECTED, "Faulty", "Initializing...")
+"""States in which what waits is counted: also while there is no line (STA-3)."""
+
+
 def brick_verdict(brick: dict[str, Any], limits: Thresholds, now: float) -> tuple[str, list[dict[str, str]]]:
-    """Verdict and reasons of one brick of a snapshot, the worst reason first."""
-    reasons: list[tuple[str, str, str, str]] = []
+    """Verdict and reasons of one brick of a snapshot, the worst reason first.
+
+    Ok is said only when a first full pass is through, nothing recovers, is compared, held or failed, and all that is
+    known is applied within the limits.
+    """
+    reasons = [*_state(brick, now), *_doubts(brick), *_failures(brick, limits), *_lag(brick, limits, now)]
+    before = brick.get("checkpoint_failures_before") or 0
+    if brick.get("checkpoint_completed") and before:
+        reasons.append(("warning", "checkpoint", f"the checkpoint was reached with {before} failures before it", ""))
+    verify = brick.get("last_verify")
+    if isinstance(verify, dict) and verify.get("different"):
+        reasons.append(("warning", "verify", f"the last verify found {verify['different']} differences",
+                        "georep-tui verify --repair"))  # fmt: skip
+    reasons.sort(key=lambda r: -ORDER[r[0]])
+    worst = reasons[0][0] if reasons else "ok"
+    return worst, [{"code": c, "text": t, "hint": h} for _, c, t, h in reasons]
+
+
+def _state(brick: dict[str, Any], now: float) -> list[Found]:
+    """What the state alone says."""
+    reasons: list[Found] = []
     status, error = brick["status"], brick.get("last_error") or {}
     if status == "Faulty":
         retry = error.get("retry_at")
@@ -36,45 +65,66 @@ def brick_verdict(brick: dict[str, Any], limits: Thresholds, now: float) -> tupl
         reasons.append(("critical", "stopped", "Stopped: nothing is replicated", "start it: georep-tui run"))
     elif status == "Paused":
         by = (brick.get("paused") or {}).get("by") or "?"
-        reasons.append(("warning", "paused", f"Paused by {by}; changes are recorded, not applied", "georep-tui resume"))
+        many = causes.waiting(brick)
+        reasons.append(("warning", "paused", f"Paused by {by}; changes are recorded, not applied" + (f": {many}" if many else ""),
+                        "georep-tui resume"))  # fmt: skip
     elif status in ("Created", "Initializing..."):
         reasons.append(("unknown", "initializing", f"Initializing: not connected to {brick.get('secondary') or 'the secondary'} yet",
                         "if this lasts: georep-tui doctor"))  # fmt: skip
-    comparing = brick.get("comparing")
-    if comparing and status in ("Active", "Held", "Paused", "Initializing..."):
-        of = f" of {comparing['total']:,}" if comparing["total"] is not None else ""
-        reasons.append(("unknown", "comparing", f"comparing {comparing['seen']:,}{of} objects of both sides: {comparing['why']}",
+    return reasons
+
+
+def _doubts(brick: dict[str, Any]) -> list[Found]:
+    """Why the secondary's state is not certain, or not whole, whatever waits."""
+    if brick["status"] not in COUNTS:
+        return []
+    reasons: list[Found] = []
+    compared = brick.get("comparing")
+    if compared is not None:
+        reasons.append(("unknown", "comparing", causes.comparing(compared),
                         "what differs is put right; wait until it is through"))  # fmt: skip
+    elif brick.get("first_copy") and brick["status"] in (*_CONNECTED, "Faulty"):
+        reasons.append(("warning", "first-copy", causes.first_copy(brick), ""))
+    if brick.get("recovering"):
+        reasons.append(("unknown", "recovering", "recovering: what a crash left half done is repeated and compared", ""))
+    return reasons
+
+
+def _failures(brick: dict[str, Any], limits: Thresholds) -> list[Found]:
     failures = brick["failures"]
-    if failures and failures >= limits.failures_warning:
-        level = "critical" if failures >= limits.failures_critical else "warning"
-        reasons.append((level, "failures", f"{failures} object{'s' if failures != 1 else ''} could not be brought over",
-                        "see: georep-tui failures"))  # fmt: skip
-    lag = brick.get("lag_seconds")
-    if lag is not None and status in ("Active", "Held", "Paused"):
-        if lag >= limits.lag_critical:
-            reasons.append(("critical", "lag", f"{lag:.0f} s behind", "is the line or the secondary too slow?"))
-        elif lag >= limits.lag_warning:
-            reasons.append(("warning", "lag", f"{lag:.0f} s behind", "is the line or the secondary too slow?"))
-    if status == "Active" and lag is None:
-        reasons.append(("unknown", "lag-unknown", "how far behind is not known yet", ""))
-    before = brick.get("checkpoint_failures_before") or 0
-    if brick.get("checkpoint_completed") and before:
-        reasons.append(("warning", "checkpoint", f"the checkpoint was reached with {before} failures before it", ""))
-    verify = brick.get("last_verify")
-    if isinstance(verify, dict) and verify.get("different"):
-        reasons.append(("warning", "verify", f"the last verify found {verify['different']} differences",
-                        "georep-tui verify --repair"))  # fmt: skip
-    reasons.sort(key=lambda r: -ORDER[r[0]])
-    worst = reasons[0][0] if reasons else "ok"
-    return worst, [{"code": c, "text": t, "hint": h} for _, c, t, h in reasons]
+    if not failures or failures < limits.failures_warning:
+        return []
+    level = "critical" if failures >= limits.failures_critical else "warning"
+    text = f"{failures} object{'s' if failures != 1 else ''} could not be brought over"
+    return [(level, "failures", text, "see: georep-tui failures")]
+
+
+def _lag(brick: dict[str, Any], limits: Thresholds, now: float) -> list[Found]:
+    """How far behind, and the cause; that nobody knows is a reason only where nothing else says why."""
+    status, lag = brick["status"], brick.get("lag_seconds")
+    if status not in COUNTS:
+        return []
+    if lag is None:
+        said = brick.get("first_copy") or brick.get("comparing") is not None
+        return [("unknown", "lag-unknown", "how far behind is not known yet", "")] if status == "Active" and not said else []
+    if lag < limits.lag_warning:
+        return []
+    level = "critical" if lag >= limits.lag_critical else "warning"
+    cause, hint = causes.behind(brick, now)
+    return [(level, "lag", f"{lag:.0f} s behind: {cause}", hint)]
 
 
 def session_verdict(bricks: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, str]]]:
-    """The worst of the active bricks, with their reasons (each once); a Passive brick weighs nothing."""
+    """The worst of the active bricks, with their reasons (each once); a Passive brick weighs nothing.
+
+    Where all are Passive, all is well as long as it is known for each who is active instead.
+    """
     counted = [b for b in bricks if b["status"] != "Passive"]
     if not counted:
-        return "unknown", [{"code": "no-brick", "text": "no brick is active here", "hint": ""}]
+        if bricks and all(b.get("active_elsewhere") for b in bricks):
+            return "ok", []
+        return "unknown", [{"code": "no-brick", "text": "no brick is active here, and who is instead is not known",
+                            "hint": "georep-tui status on the other nodes"}]  # fmt: skip
     worst = max((b["verdict"] for b in counted), key=ORDER.__getitem__)
     reasons: list[dict[str, str]] = []
     for b in sorted(counted, key=lambda b: -ORDER[b["verdict"]]):

@@ -77,6 +77,39 @@ def differing(view: View, link: Link, gfids: list[Gfid]) -> list[Gfid]:
     return out
 
 
+def unequal(view: View, link: Link, gfids: list[Gfid]) -> tuple[list[Gfid], list[Gfid]]:
+    """Those files whose content is to be sent, and those of them of which another content of the same size would be lost
+    by that. What is of another size there was made for them a moment ago, or may be replaced."""
+    send: list[Gfid] = []
+    replaced: list[Gfid] = []
+    waiting = [(some := gfids[i : i + _HASH], link.call_later("digest", {"gfids": [g.hex() for g in some]}))
+               for i in range(0, len(gfids), _HASH)]  # fmt: skip
+    for some, later in waiting:
+        theirs = later(None).get("digests", {})
+        for gfid in some:
+            found = theirs.get(gfid.hex())
+            same = _same_content(view, gfid, found) if isinstance(found, dict) and found.get("digest") else None
+            if same is not True:
+                send.append(gfid)
+            if same is False:
+                replaced.append(gfid)
+    return send, replaced
+
+
+def _same_content(view: View, gfid: Gfid, found: dict[str, Any]) -> bool | None:
+    """Is the primary's content the one found there? None where the sizes already differ, or it cannot be read now."""
+    try:
+        fd = view.open_file(gfid)
+    except (Gone, OSError):
+        return None
+    try:
+        if os.fstat(fd).st_size != found.get("size"):
+            return None
+        return bool(digest_file(fd).hex() == found["digest"])
+    finally:
+        os.close(fd)
+
+
 class Comparison:
     """One comparison of a brick with its replica, over the brick's own link; its view is its own.
 

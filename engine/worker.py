@@ -8,19 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from engine import backoff
 from engine.apply import BRICK_ERRNOS, BRICK_HINTS, Problem, Result
 from engine.batches import Batches
-from engine.guard import DeleteGuard, Hold, hold_id
+from engine.guard import DeleteGuard, Hold
 from engine.ledger import Ledger
 from engine.link import Link, SshTarget, connect
-from engine.model import NO_MARK, EngineError, Mark, Slot
+from engine.model import EngineError, Slot
 from engine.nodes import Nodes, Stay
 from engine.options import Options
 from engine.problems import Decision, Due
-from engine.register import register_volume
+from engine.register import begin_comparison, register_tree, register_volume
 from engine.status import BrickStatus
 from engine.transfer.limit import Bandwidth
 from engine.volume.base import Feed, Primary, View
@@ -28,7 +28,7 @@ from engine.volume.base import Feed, Primary, View
 FATAL = frozenset((
     "host-key-changed", "host-key-unknown", "ssh-denied", "ssh-resolve", "no-python", "python-old", "other-session",
     "other-protocol", "other-filesystem", "non-root", "volume-unknown", "volume-stopped", "no-gluster", "no-glusterd",
-    "no-fuse", "gluster-version", "volume-readonly", "secondary-changed", "missing", "primary-unreachable", "primary-changed", "state-damaged",
+    "no-fuse", "gluster-version", "volume-readonly", "secondary-changed", "missing", "mark-ahead", "primary-unreachable", "primary-changed", "state-damaged",
     "fanotify", "locked",
 ))  # fmt: skip
 """Faults that, at the very first try of a run, are for the person who started it, not for patience."""
@@ -99,6 +99,7 @@ class Worker:
         self.nodes = nodes
         self.options = options
         self.status = status
+        status.by_slice = primary.kind == "tree"
         self.ledger = ledger
         self.bandwidth = bandwidth
         self.log = log
@@ -120,7 +121,8 @@ class Worker:
         self._approved: set[str] = set()
         self._rejected: dict[str, str] = {}
         self._held: Hold | None = None
-        self._adopting = False
+        self.adopting = False
+        """Is the secondary being compared with the primary for the first time, or anew?"""
         self.unmended = False
         """The last fault was of the secondary's whole brick (full, read-only): it is over when a batch goes through."""
         self._recorder_error: EngineError | None = None
@@ -320,7 +322,10 @@ class Worker:
             self.nodes.learn(stay, hello)
             if not self.primary.elected():
                 raise Restart()
-            self._register(link, hello)
+            if self.seat.volume is not None:
+                register_volume(self, link, hello)
+            else:
+                register_tree(self, link, hello)
             self.nodes.settled(stay)
             self.ever_connected = True
             view = self.primary.view()
@@ -341,7 +346,7 @@ class Worker:
         """Passive until this brick is the one of its replica set; False when stopped meanwhile (ACT-1, ACT-2)."""
         while not self.primary.elected():
             self.primary.stand_by()
-            self.status.passive()
+            self.status.passive(self.primary.active_elsewhere())
             for box in self.take_jobs():
                 box.error = EngineError(f"{self.primary.path} is passive", code="passive")
                 box.done.set()
@@ -353,12 +358,12 @@ class Worker:
 
     def _dry_run(self, hello: dict[str, Any]) -> None:
         """Count what a start would do, changing nothing on either side (SAFE-2)."""
-        self._check_owner(hello)
+        self.check_owner(hello)
         self.dry = self.primary.would_do(self.options())
         self.caught_up = True
         self.on_idle()
 
-    def _check_owner(self, hello: dict[str, Any]) -> bool:
+    def check_owner(self, hello: dict[str, Any]) -> bool:
         """Is the secondary ours? Raises EngineError when it is another's and is not to be taken over (SAFE-5)."""
         theirs = hello.get("session")
         ours = theirs == self.seat.session and hello.get("brick") == self.seat.brick
@@ -391,85 +396,16 @@ class Worker:
         assert self.primary.feed is not None
         return self.primary.feed
 
-    # ---- register --------------------------------------------------------------------------------------------
+    # ---- comparing -------------------------------------------------------------------------------------------
 
-    def _register(self, link: Link, hello: dict[str, Any]) -> None:
-        """Agree with the secondary on whose it is, and start recording with the crawl that this calls for."""
-        if self.seat.volume is not None:
-            register_volume(self, link, hello)
-            return
-        seat, marks = self.seat, self.primary.marks
-        options = self.options()
-        ours = self._check_owner(hello)
-        fresh, empty = bool(hello.get("fresh")), bool(hello.get("empty"))
-        clear = False
-        self._adopting = "adopting" in marks.identity
-        restored = False
-        if not ours and not (fresh and empty):
-            clear = self._adopting = True
-            self.log("info", f"{link.where} is not empty: adopting what is equal")
-        begun = link.call(
-            "begin",
-            {"root_name": seat.root_name, "session": seat.session, "brick": seat.brick,
-             "primary": seat.primary_text, "take_over": not ours,
-             "create": True, "timeout": options.secondary_timeout, "wait": 30},
-            timeout=90,
-        )  # fmt: skip
-        if ours:
-            mark = hello.get("mark")
-            copy = Mark(int(mark["sec"]), int(mark["nsec"])) if isinstance(mark, dict) else NO_MARK
-            if begun.get("index_lost") or copy < marks.stime:
-                self.log("warning", f"{link.where} was restored or replaced (its mark is {copy}, ours {marks.stime}): "
-                                    "comparing it anew")  # fmt: skip
-                self.event("secondary restored", {"mark": str(copy), "ours": str(marks.stime)})
-                clear = self._adopting = restored = True
-            elif self.primary.feed is None and self.primary.index_lost():
-                clear = self._adopting = restored = True
-        elif not (fresh and empty) or marks.stime != NO_MARK:
-            clear = True
-        if not ours and fresh and empty and marks.stime != NO_MARK:
-            self.log("warning", f"{link.where} is empty though it was replicated to before: everything is sent again")
-        if clear:
-            marks.reset()
-            if self._adopting:
-                # a replica of ours that was restored may be put right; what is not ours yet needs a person's word
-                kept = {**marks.identity, "adopting": "yes"}
-                marks.identify({**kept, "replace": "yes"} if restored else kept)
-        if self._adopting:
-            link.call("adopt_begin", {"replace": seat.adopt or "replace" in marks.identity,
-                                      "adopt": options.adopt, "clear": clear})  # fmt: skip
-        self.recovering = time.time() if begun.get("recovering") else None
-        self.status.connected(secondary_node=str(hello.get("node") or link.target.host or seat.node))
-        self.status.secondary_free(hello.get("statfs"))
-        feed = self.primary.feed
-        if feed is None:
-            self.primary.start(
-                self.options, adopt=seat.adopt, clear=clear, on_closed=self.wake.set, on_error=self.feed_failed,
-            )  # fmt: skip
-        elif clear:
-            feed.crawl("the secondary is compared anew", clear=True)
+    def compare(self, why: str, *, ask: bool) -> NoReturn:
+        """Both sides have to be compared, from now on and after any crash: noted durably, then the worker begins anew.
 
-    def adopted(self, link: Link, batches: Batches) -> bool:
-        """The adoption crawl is through: remove what the primary does not have, then live as usual (CRW-8).
-
-        False while that waits for a person.
+        `ask`: what the secondary would lose by it needs a person's word.
         """
-        extra = link.call("foreign", {"limit": 20})
-        total = int(extra.get("total") or 0)
-        if total:
-            sample = tuple(str(e) for e in extra.get("sample", [])[:10])
-            may = self.seat.adopt or "replace" in self.primary.marks.identity
-            reason = f"{total} objects on the secondary that the primary does not have"
-            hold = Hold(hold_id([f"{total}", *sample]), reason, total, batches.view.index.count() + total, sample, time.time())
-            if not may and not self.permitted(hold):
-                return False
-            link.call("sweep", {})
-        link.call("adopt_end", {})
-        self._adopting = False
-        marks = self.primary.marks
-        marks.identify({k: v for k, v in marks.identity.items() if k not in ("adopting", "replace")})
-        batches.commit_now(purge_foreign=bool(total))
-        return True
+        self.log("warning", f"{why}: comparing both sides anew")
+        begin_comparison(self, why, ask=ask)
+        raise Restart()
 
     # ---- holding ---------------------------------------------------------------------------------------------
 
@@ -506,11 +442,6 @@ class Worker:
             reason, self._forced = self._forced, None
         if reason is not None:
             self.feed().crawl(reason)
-
-    @property
-    def adopting(self) -> bool:
-        """Is the secondary being compared with the primary for the first time, or anew?"""
-        return self._adopting
 
 
 def _trace(error: BaseException) -> str:

@@ -84,35 +84,46 @@ def _only(document: dict[str, Any], name: str) -> dict[str, Any]:
     return {**document, "sessions": found}
 
 
-def not_running(session: str, error: SourceError, state_dir: str) -> int:
-    """`--check` without an answer: a known session that does not run is critical, else it cannot be told."""
-    from georep_tui.places import known_session, state_base
-
-    stopped = error.code == "no-session" and session and known_session(state_base(state_dir), session) is not None
-    word, code = ("CRITICAL", 2) if stopped else ("UNKNOWN", 3)
-    output.say(cut(escape(f"GEOREP {word}: {error.text}").replace("|", "/"), 80))
-    return code
+def no_answer(error: SourceError) -> int:
+    """`--check` without an answer: it cannot be told."""
+    output.say(cut(escape(f"GEOREP UNKNOWN: {error.text}").replace("|", "/"), 80))
+    return 3
 
 
-def list_sessions(document: Mapping[str, Any], stopped: Sequence[tuple[str, str, str]], *, as_json: bool) -> int:
-    """`list`: what runs, and what is known but does not (name, primary, secondary)."""
+def worth_a_console(sessions: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Is there a session to look at: one that runs, or one that died? Else say how to begin. Raises SourceError."""
+    if any(not s.get("ended") or s["reasons"][0]["code"] == "died" for s in sessions):
+        return True
+    start = next((r["hint"] for s in sessions for r in s["reasons"] if r["hint"]), "")
+    if name:
+        raise SourceError(f"session {name} is not running here", hint=start or "georep-tui list", code="no-session")
+    stopped = f" ({', '.join(escape(s['name']) for s in sessions)}: stopped, see georep-tui list)" if sessions else ""
+    output.say(f"no session is running here{stopped}; begin one: georep-tui run PRIMARY… SECONDARY, or look at one: "
+               "georep-tui demo")  # fmt: skip
+    return False
+
+
+def list_sessions(document: Mapping[str, Any], *, as_json: bool) -> int:
+    """`list`: what runs, and what is known but does not."""
+    sessions = document["sessions"]
     if as_json:
-        output.say_json({
-            "sessions": [
-                *({k: s[k] for k in ("id", "name", "kind", "state", "verdict", "lag_seconds", "failures", "primary",
-                                     "secondary")} | {"running": True} for s in document["sessions"]),
-                *({"name": n, "primary": p, "secondary": s, "state": "Stopped", "running": False}
-                  for n, p, s in stopped),
-            ]
-        })  # fmt: skip
+        keys = ("id", "name", "kind", "state", "verdict", "reasons", "lag_seconds", "failures", "primary", "secondary")
+        output.say_json({"sessions": [
+            {**{k: s[k] for k in keys}, "running": not s.get("ended"), **({"last_seen": s["last_seen"]} if s.get("last_seen") else {})}
+            for s in sessions
+        ]})  # fmt: skip
         return DONE
-    rows = [*list_rows(document), *((escape(n), "Stopped", "–", "–", "–", escape(p), escape(s)) for n, p, s in stopped)]
+    rows = list_rows(document)
     if not rows:
         output.say("no session is running or known here; begin one: georep-tui run PRIMARY… SECONDARY")
         return DONE
     head = ("session", "state", "verdict", "lag", "failures", "primary", "secondary")
     for line in output.table(rows, head, right=(3, 4)):
         output.say(line)
+    for session in sessions:
+        for reason in session["reasons"][:1] if session.get("ended") else ():
+            hint = f" ({escape(reason['hint'])})" if reason["hint"] else ""
+            output.say(f"{escape(session['name'])}: {escape(reason['text'])}{hint}")
     return DONE
 
 

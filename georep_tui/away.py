@@ -47,8 +47,12 @@ class Away:
 
 
 @contextlib.contextmanager
-def look(session: str, away: Away, questions: Questions | None = None) -> Iterator[Source]:
+def look(
+    session: str, away: Away, questions: Questions | None = None, *, known_in: str | None = None
+) -> Iterator[Source]:
     """The sessions as a source. `questions` are a console's: it asks them itself, and never waits for a node.
+
+    `known_in` is a --state-dir ("" the usual one): then those are shown, too, that are known here and do not run.
 
     Raises EngineError, SourceError.
     """
@@ -66,7 +70,12 @@ def look(session: str, away: Away, questions: Questions | None = None) -> Iterat
         else:
             from georep_tui.sources.socket import Local
 
-            sources.append(Local(session or None))
+            known = None
+            if known_in is not None:
+                from georep_tui.standing import refreshed
+
+                known = refreshed(known_in)
+            sources.append(Local(session or None, known))
         yield sources[0] if len(sources) == 1 else Several(sources)
     finally:
         if questions is not None:

@@ -128,6 +128,7 @@ def _attach(session: str, away: Away, read_only: bool, *, mouse: bool) -> None:
     if not output.terminal():
         raise EngineError("the console needs a terminal on stdin, stdout and stderr", code="usage",
                           hint="without one: georep-tui list, status, run --no-ui")  # fmt: skip
+    from georep_tui import asking
     from georep_tui.running import watch
 
     if away.ssh:
@@ -137,11 +138,9 @@ def _attach(session: str, away: Away, read_only: bool, *, mouse: bool) -> None:
         with look(session, away, questions) as source:
             watch(source, read_only=read_only, mouse=mouse, questions=questions)
         return
-    with look(session, away) as source:
+    with look(session, away, known_in="") as source:
         found = source.snapshot()
-        if not found["sessions"] and not away.gsyncd:
-            output.say("no session is running here; begin one: georep-tui run PRIMARY… SECONDARY, or look at one: "
-                       "georep-tui demo")  # fmt: skip
+        if not away.gsyncd and not asking.worth_a_console(found["sessions"], session):
             return
         watch(source, read_only=read_only, mouse=mouse)
 
@@ -174,14 +173,10 @@ def list_(
 ) -> None:
     """The sessions that run, and those known here that do not."""
     from georep_tui import asking
-    from georep_tui.places import known_sessions, state_base
 
-    with look("", Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
+    with look("", Away(ssh, gsyncd, ssh_command, ssh_config), known_in=state_dir) as source:
         document = source.snapshot()
-    running = {s["name"] for s in document["sessions"]}
-    known = {} if ssh or gsyncd else known_sessions(state_base(state_dir))
-    stopped = [(k.name, " ".join(k.primaries), k.secondary) for k in known.values() if k.name not in running]
-    _done(asking.list_sessions(document, stopped, as_json=as_json))
+    _done(asking.list_sessions(document, as_json=as_json))
 
 
 @app.command()
@@ -200,12 +195,12 @@ def status(
     from georep_tui import asking
 
     try:
-        with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
+        with look(session, Away(ssh, gsyncd, ssh_command, ssh_config), known_in=state_dir) as source:
             code = asking.status(source, session, as_json=as_json, watch=watch, check_=check)
     except SourceError as e:
         if not check:
             raise
-        code = asking.not_running(session, e, state_dir)
+        code = asking.no_answer(e)
     _done(code)
 
 

@@ -19,9 +19,11 @@ _STATUSES = ("Created", "Initializing...", "Active", "Passive", "Faulty", "Held"
 _VERDICTS = ("ok", "warning", "critical", "unknown")
 
 _GAUGES = (
-    ("lag_seconds", "Age of the oldest change that is not on the secondary.", ("lag_seconds",)),
     ("last_synced_timestamp_seconds", "How far the secondary has got, in unix time.", ("last_synced",)),
     ("failures", "Objects in the failure ledger.", ("failures",)),
+    ("as_of_timestamp_seconds", "The instant up to which everything is on the secondary, in unix time.", ("as_of",)),
+    ("first_copy", "1 until a first full pass is through.", ("first_copy",)),
+    ("recovering", "1 while what a crash left is repeated.", ("recovering",)),
     ("backlog_changelogs", "Changelogs that wait.", ("backlog", "changelogs")),
     ("backlog_bytes", "Bytes of changelogs that wait.", ("backlog", "bytes")),
     ("entries_per_second", "Entry operations done, over the last seconds.", ("rate", "entries_per_s")),
@@ -33,6 +35,15 @@ _GAUGES = (
     ("secondary_free_bytes", "Free bytes on the secondary.", ("secondary_free", "bytes")),
     ("secondary_free_inodes", "Free inodes on the secondary.", ("secondary_free", "inodes")),
 )
+_ALWAYS = (
+    ("lag_seconds", "Age of the oldest change that is not on the secondary; NaN when nobody knows.", ("lag_seconds",)),
+    ("pending", "Changes that are known and not on the secondary; NaN when nobody knows.", ("backlog", "changes")),
+)
+"""Gauges that never vanish: an alarm on one that is absent is none."""
+
+_UP = ("Active", "Held", "Paused", "Passive")
+"""States in which a session's engine is at work with its secondary, or stands by."""
+
 _COUNTERS = (
     ("entries", "Entry operations done since the session was made."),
     ("files", "Files sent since the session was made."),
@@ -44,7 +55,8 @@ _COUNTERS = (
 
 
 class SnapshotCollector(Collector):
-    """Makes metrics of the newest snapshot each time it is asked. What is unknown has no sample."""
+    """Makes metrics of the newest snapshot each time it is asked. What is unknown has no sample, but for a lag and
+    what waits: these are NaN then."""
 
     def __init__(self, snapshot: Callable[[], Doc]) -> None:
         self._snapshot = snapshot
@@ -72,26 +84,36 @@ def _sessions(sessions: list[Doc]) -> Iterator[Metric]:
     verdict = GaugeMetricFamily("georep_session_verdict", "1 at the verdict of now.", labels=["session", "verdict"])
     lag = GaugeMetricFamily("georep_session_lag_seconds", "The lag of the brick furthest behind.", labels=["session"])
     failures = GaugeMetricFamily("georep_session_failures", "Failures of all bricks.", labels=["session"])
+    up = GaugeMetricFamily("georep_session_up", "1 while every brick has its secondary, 0 when one does not.", labels=["session"])
     for session in sessions:
         name = [session["name"]]
         for word in _VERDICTS:
             verdict.add_metric([*name, word], float(session["verdict"] == word))
-        if session["lag_seconds"] is not None:
-            lag.add_metric(name, session["lag_seconds"])
-        failures.add_metric(name, session["failures"])
-    yield from (verdict, lag, failures)
+        lag.add_metric(name, _number(session["lag_seconds"]))
+        failures.add_metric(name, _number(session["failures"]))
+        up.add_metric(name, float(all(brick["status"] in _UP for brick in session["bricks"])))
+    yield from (verdict, lag, failures, up)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def _bricks(sessions: list[Doc]) -> Iterator[Metric]:
     bricks = [([s["name"], b["node"], b["brick"]], b) for s in sessions for b in s["bricks"]]
     status = GaugeMetricFamily("georep_brick_status", "1 at the status of now.", labels=[*_BRICK, "status"])
-    pending = GaugeMetricFamily("georep_brick_pending", "Operations of the running batch.", labels=[*_BRICK, "kind"])
+    batch = GaugeMetricFamily("georep_brick_batch_operations", "What is left of the running batch.", labels=[*_BRICK, "kind"])
     for labels, brick in bricks:
         for word in _STATUSES:
             status.add_metric([*labels, word], float(brick["status"] == word))
         for kind in ("entry", "data", "meta"):
-            pending.add_metric([*labels, kind], brick[kind])
-    yield from (status, pending)
+            batch.add_metric([*labels, kind], brick[kind])
+    yield from (status, batch)
+    for name, help, path in _ALWAYS:
+        gauge = GaugeMetricFamily(f"georep_brick_{name}", help, labels=_BRICK)
+        for labels, brick in bricks:
+            gauge.add_metric(labels, _number(_at(brick, path)))
+        yield gauge
     for name, help, path in _GAUGES:
         gauge = GaugeMetricFamily(f"georep_brick_{name}", help, labels=_BRICK)
         for labels, brick in bricks:

@@ -22,6 +22,8 @@ class Known:
     directory: str
     primaries: tuple[str, ...]
     secondary: str
+    id: str = ""
+    kind: str = "tree"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Begin:
     spec: SessionSpec
     config: Config
     state: str
+    again: tuple[str, ...] = ()
+    """The words after `run` that begin the same once more."""
 
 
 def state_base(given: str = "") -> str:
@@ -60,12 +64,17 @@ def known_sessions(base: str) -> dict[str, Known]:
 
 def known_session(base: str, name: str) -> Known | None:
     """One session with state below `base`; None where there is none, or nothing that makes sense."""
-    directory = os.path.join(base, name)
+    return known_at(os.path.join(base, name))
+
+
+def known_at(directory: str) -> Known | None:
+    """The session whose state is in that directory; None where there is none, or nothing that makes sense."""
     try:
         with open(os.path.join(directory, "session.json"), encoding="utf-8") as f:
             facts: dict[str, Any] = json.load(f)
         primaries = tuple(f"{path}={brick}" if brick else str(path) for path, brick in facts["bricks"])
-        return Known(name, directory, primaries, str(facts["secondary"]))
+        kind = "gluster" if facts.get("kind") == "gluster" else "tree"
+        return Known(os.path.basename(directory), directory, primaries, str(facts["secondary"]), str(facts["id"]), kind)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -117,7 +126,16 @@ def begin(
     if spec.volume is not None:
         look(Gluster(config.options.gluster_command), spec.volume.volume)
     _make(state)
-    return Begin(spec, config, state)
+    again = [os.path.abspath(words[0]) if described is not None else spec.name]
+    if described is not None and name and name != described.name:
+        again += ["--name", name]
+    if base != state_base():
+        again += ["--state-dir", base]
+    for one in sets:
+        again += ["--set", one]
+    if once:
+        again.append("--once")
+    return Begin(spec, config, state, tuple(again))
 
 
 def _make(state: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from georep_tui.foreground import Leave, detachable
 from georep_tui.output import DONE, INTERRUPTED
 from georep_tui.places import Begin
 from georep_tui.sources.base import Embedded, Source, SourceError
+from georep_tui.standing import point, unpoint
 
 if TYPE_CHECKING:
     from georep_tui.ssh.asker import Questions
@@ -29,7 +31,8 @@ def run_session(
     """`run`: begin the session and stay with it; returns the exit code. Raises EngineError before anything is begun."""
     if console:
         return detachable(lambda leave: _in_front(begun, leave, metrics, record, mouse))
-    session = _open(begun, log_format)
+    session = _open(begun, log_format, "--no-ui", *(["--log-format", log_format] if log_format != "text" else []),
+                    *(["--metrics", metrics] if metrics else []))  # fmt: skip
     from georep_tui.headless import run_headless
 
     with _serving(session, begun.spec.read_only, record):
@@ -41,16 +44,18 @@ def _in_front(begun: Begin, leave: Leave, metrics: str, record: str, mouse: bool
     from georep_tui import output
 
     try:
-        session = _open(begun, "text")
+        session = _open(begun, "text", *(["--metrics", metrics] if metrics else []))
         return show(session, read_only=begun.spec.read_only, mouse=mouse, metrics=metrics, record=record, leave=leave)
     except (EngineError, SourceError) as e:
         output.error(e.text, e.hint)
         return output.USAGE
 
 
-def _open(begun: Begin, log_format: str) -> Session:
+def _open(begun: Begin, log_format: str, *how: str) -> Session:
+    """The session; `how` are the words with which it was run, beside those that say what it is."""
+    again = shlex.join(["georep-tui", "run", *begun.again, *how, *(["--read-only"] if begun.spec.read_only else [])])
     try:
-        return Session(begun.spec, begun.config, begun.state, log_json=log_format == "json")
+        return Session(begun.spec, begun.config, begun.state, log_json=log_format == "json", again=again)
     except OSError as e:
         where = f"{os.fsdecode(e.filename)}: " if e.filename else ""
         raise EngineError(f"{where}{e.strerror or e}", code="os", errno=e.errno) from e
@@ -68,6 +73,8 @@ def _serving(session: Session, read_only: bool, record: str = "") -> Iterator[Co
         )  # fmt: skip
         server.start()
         stack.callback(server.stop)
+        point(server.path, session.state)
+        stack.callback(unpoint, server.path)
         if record:
             from georep_tui.sources.recording import Recording
 

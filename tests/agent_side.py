@@ -15,7 +15,8 @@ from engine.agent import wire
 from engine.agent.content import Contents
 from engine.agent.entries import Applied, Entries
 from engine.agent.frames import PROTOCOL, Frame, FrameReader, Kind, write_frame
-from engine.agent.state import Holding, Place
+from engine.agent.state import Holding
+from engine.agent.stored import Place
 from engine.agent.types import LIMBO, ROOT, EntryOp, Fop, Gfid, MetaOp, Slot, Stat
 
 SESSION = {"session": "5e55", "brick": "b1", "primary": "host:/srv"}

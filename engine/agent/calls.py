@@ -11,13 +11,14 @@ import sys
 import time
 from typing import Any, Callable, Optional
 
-from engine.agent import foreign
+from engine.agent import foreign, sampling
 from engine.agent.frames import PROTOCOL
 from engine.agent.gluster import GlusterTarget, Secondary
 from engine.agent.handles import OpError
 from engine.agent.hashing import Hashing
 from engine.agent.listing import b64
-from engine.agent.state import CallError, Holding, Place, look
+from engine.agent.state import CallError, Holding
+from engine.agent.stored import Place, look
 from engine.agent.target import Target, TreeTarget
 from engine.agent.tree import Mode, gfid_of_name
 from engine.agent.types import Gfid, Slot, Stat
@@ -47,6 +48,7 @@ class Calls:
             "taken": self._taken, "list": self._list, "place": self._place, "remove": self._remove,
             "set_aside": self._set_aside, "clear_slot": self._clear_slot, "stage": self._stage,
             "unwritten": self._unwritten, "unstage": self._unstage, "here": self._here,
+            "intend": self._intend, "begin_again": self._begin_again, "sample": self._sample, "inspect": self._inspect,
         }  # fmt: skip
 
     def answer(self, ident: int, request: object) -> Optional[dict[str, Any]]:
@@ -140,7 +142,7 @@ class Calls:
             self.held = TreeTarget(holding)
             answer = {
                 "index_lost": holding.index_lost, "recovering": holding.recovering,
-                "limbo": sorted(g.hex() for g in holding.tree.limbo),
+                "limbo": sorted(g.hex() for g in holding.tree.limbo), **holding.stored(),
             }  # fmt: skip
         self.timeout = float(params.get("timeout") or 0.0)
         return {**answer, "statfs": self.held.statfs()}
@@ -160,13 +162,45 @@ class Calls:
         extra = {k: params[k] for k in ("entry_mark", "names") if params.get(k) is not None}
         if isinstance(held, GlusterTarget):
             return held.commit(mark, extra)
+        at = params.get("at")
         return self._tree().holding.commit(
             [_gfid(g) for g in params.get("purge") or []],
             purge_foreign=bool(params.get("purge_foreign")),
             keep_deleted=None if keep is None else float(keep),
             mark=mark,
             extra=extra,
+            at=None if at is None else str(at),
+            epoch=int(params.get("epoch") or 0),
         )
+
+    # --- the history
+
+    def _intend(self, params: Params) -> Result:
+        """A batch begins: the place it leads to, and the files that it writes where they are."""
+        at = params.get("at")
+        self._tree().holding.intend(None if at is None else str(at), [_gfid(g) for g in params.get("in_place") or ()])
+        return {}
+
+    def _begin_again(self, params: Params) -> Result:
+        """Forget what the index has, for a comparison."""
+        at = params.get("at")
+        self._tree().holding.begin_again(None if at is None else str(at), str(params["token"]), bool(params.get("proven")))
+        return {}
+
+    def _sample(self, _: Params) -> Result:
+        """Is the replica as it was committed? Not to be told while a batch is half done."""
+        holding = self._tree().holding
+        if holding.intent is not None or holding.index_lost:
+            return {"rows": 0, "differ": 0, "words": []}
+        return sampling.sample(holding.tree)._asdict()
+
+    def _inspect(self, params: Params) -> Result:
+        """The same of the next rows of a pass through all."""
+        holding = self._tree().holding
+        if holding.intent is not None:
+            return {"rows": 0, "differ": 0, "words": [], "over": False, "count": 0}
+        looked, over = sampling.step(holding.tree, max(1, min(int(params["limit"]), 100_000)))
+        return {**looked._asdict(), "over": over, "count": holding.tree.index.count() if params.get("count") else 0}
 
     # --- adoption
 
@@ -175,13 +209,13 @@ class Calls:
             return {}  # every object there has its gfid: there is nothing to take over
         holding = self._tree().holding
         checksum = params.get("adopt", "metadata") == "checksum"
-        mode = Mode(bool(params.get("replace")), checksum, False)
+        mode = Mode(bool(params.get("replace")), checksum, False, bool(params.get("doubt")))
         holding.begin_adoption(mode, bool(params.get("clear", True)))
         return {}
 
     def _adopt_end(self, _: Params) -> Result:
         if isinstance(self.need(), TreeTarget):
-            self._tree().holding.set_mode(None)
+            self._tree().holding.end_adoption()
         return {}
 
     def _foreign(self, params: Params) -> Result:

@@ -8,7 +8,7 @@ import stat as _stat
 from dataclasses import dataclass
 from typing import Optional
 
-from engine.agent import system, wire
+from engine.agent import committed, system, wire
 from engine.agent.attributes import set_attributes, set_where
 from engine.agent.frames import Payload
 from engine.agent.handles import OpError, ident_of, kind_word, system_error
@@ -64,27 +64,32 @@ def write_whole(fd: int, data: bytes) -> None:
         n += os.write(fd, memoryview(data)[n:])
 
 
-def rewrite(where: Where, data: bytes, stat: Optional[Stat], xattrs: Xattrs) -> tuple[int, int, Optional[OpError]]:
-    """Replace the content of a file; size and mtime as fstat then has them, and what attributes failed."""
+def rewrite(where: Where, data: bytes, stat: Optional[Stat], xattrs: Xattrs) -> tuple[os.stat_result, Optional[OpError]]:
+    """Replace the content of a file; what fstat then says, and what attributes failed."""
     fd = open_where(where, os.O_WRONLY)
     try:
         os.ftruncate(fd, 0)
         write_whole(fd, data)
-        return finish(fd, stat, xattrs)
+        return finished(fd, stat, xattrs)
     finally:
         os.close(fd)
 
 
 def finish(fd: int, stat: Optional[Stat], xattrs: Xattrs) -> tuple[int, int, Optional[OpError]]:
     """Attributes after content; size, mtime_ns as seen then, and the failure to set some of them."""
+    st, failed = finished(fd, stat, xattrs)
+    return st.st_size, st.st_mtime_ns, failed
+
+
+def finished(fd: int, stat: Optional[Stat], xattrs: Xattrs) -> tuple[os.stat_result, Optional[OpError]]:
+    """The same with all that fstat then says."""
     failed: Optional[OpError] = None
     if stat is not None:
         try:
             set_attributes(fd, os.fstat(fd), stat, xattrs)
         except OpError as e:
             failed = e
-    st = os.fstat(fd)
-    return st.st_size, st.st_mtime_ns, failed
+    return os.fstat(fd), failed
 
 
 @dataclass
@@ -116,8 +121,11 @@ class Contents:
                 where = self._tree.locate(put.gfid)
                 if where is None:
                     raise OpError(errno.ENOENT, "absent: no such file here")
-                size, mtime, failed = rewrite(where, put.data, put.stat, put.xattrs)
+                self._tree.touched.add(put.gfid)
+                st, failed = rewrite(where, put.data, put.stat, put.xattrs)
+                size, mtime = st.st_size, st.st_mtime_ns
                 self._tree.unsure.discard(put.gfid)
+                committed.seen(self._tree, where, put.gfid, st)
             except OpError as e:
                 failed = e
             except OSError as e:
@@ -134,6 +142,7 @@ class Contents:
             if len(self._open) > OPEN_FILES:
                 raise OpError(errno.EMFILE, f"refused: more than {OPEN_FILES} files at once")
             self._tree.dirs.settle()
+            self._tree.touched.add(request.gfid)
             one.fd = open_file(self._tree, request.gfid, os.O_WRONLY)
             if not request.delta:
                 os.ftruncate(one.fd, 0)
@@ -190,6 +199,7 @@ class Contents:
                     failed = OpError(errno.ESTALE, "system: the file was replaced while it was written")
                 else:
                     self._tree.unsure.discard(one.gfid)
+                    committed.seen(self._tree, where, one.gfid)
         except OpError as e:
             failed = e
         except OSError as e:
@@ -221,7 +231,9 @@ class Contents:
                     raise OpError(errno.ENOENT, "absent: no such object here")
                 if where.st.st_mode & 0o170000 != op.stat.mode & 0o170000:
                     raise OpError(errno.EINVAL, f"kind: it is {kind_word(where.st.st_mode)} here")
+                self._tree.touched.add(op.gfid)
                 set_where(where, op.stat, op.xattrs)
+                committed.seen(self._tree, where, op.gfid)
             except OpError as e:
                 failures.append(Outcome(index, e.errno, e.text, e.found))
             except OSError as e:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
 import stat as _stat
 from typing import Optional
 
-from engine.agent import make
+from engine.agent import committed, make
 from engine.agent.attributes import set_attributes
 from engine.agent.content import rewrite, write_whole
 from engine.agent.handles import OpError, check_name, hex_name, kind_word, system_error
@@ -109,9 +110,13 @@ class Entries:
                 _utime(fd, ns=(atime_ns, mtime_ns))
             finally:
                 st = _fstat(fd)
-                tree.index.put_row((parent, name, gfid, 0o100000, st.st_ino.to_bytes(8, "big"), 0, 0, 0))
-            out.sizes.append((i, st.st_size, st.st_mtime_ns))
+                size, mtime = st.st_size, st.st_mtime_ns
+                tree.index.put_row(
+                    (parent, name, gfid, 0o100000, st.st_ino.to_bytes(8, "big"), size, mtime, st.st_ctime_ns)
+                )
+            out.sizes.append((i, size, mtime))
             if st.st_mode != mode or st.st_uid != uid or st.st_gid != gid or xattrs or pfd in tree.dirs.with_acl:
+                tree.touched.add(gfid)
                 set_attributes(fd, st, stat, xattrs)
         finally:
             _close(fd)
@@ -258,11 +263,13 @@ class Entries:
     def _present(self, i: int, op: EntryOp, where: Where, out: Applied) -> None:
         """The object is there: content that came along is written, so that a repeated operation ends the same."""
         tree = self._tree
+        tree.touched.add(op.gfid)
         regular = _stat.S_ISREG(where.st.st_mode)
         if op.data is not None and regular:
-            size, mtime, failed = rewrite(where, op.data, op.stat, op.xattrs)
+            st, failed = rewrite(where, op.data, op.stat, op.xattrs)
             tree.unsure.discard(op.gfid)
-            self._report(i, op, Made(op.stat is not None and op.xattrs is not None, (size, mtime), failed), out)
+            seen = st.st_size, st.st_mtime_ns
+            self._report(i, op, Made(op.stat is not None and op.xattrs is not None, seen, failed), out)
         elif op.gfid in tree.unsure:
             if make.same_object(where.pfd, where.name, where.st, op.stat, op.link):
                 tree.unsure.discard(op.gfid)
@@ -316,8 +323,11 @@ class Entries:
             # one file there, two on the primary: this name gets one of its own
             self._make(i, op, pfd, slot, None, st, out)
         elif equal and op.stat is not None:
+            unproven = mode.doubt and not tree.index.proves(
+                st.st_ino.to_bytes(8, "big"), st.st_size, st.st_mtime_ns, st.st_ctime_ns
+            )
             made = make.adopt(tree, pfd, slot, op.gfid, st, op.stat, op.xattrs)
-            if mode.checksum and _stat.S_ISREG(st.st_mode):
+            if (mode.checksum or unproven) and _stat.S_ISREG(st.st_mode):
                 made.whole = False
             elif op.data is not None:
                 made.seen = (st.st_size, st.st_mtime_ns)
@@ -374,6 +384,7 @@ class Entries:
             tree.unconfirmed.pop(dest, None)
             if source is not None and source.row is not None and src != dest:
                 os.unlink(source.name, dir_fd=source.pfd)  # SEC-10; directories have one name
+                tree.touched.add(op.gfid)
                 tree.index.remove_slot(src.parent, src.name)
                 if src.parent == LIMBO:
                     tree.limbo.discard(op.gfid)
@@ -392,8 +403,11 @@ class Entries:
                 mode.replace or make.same_object(pfd, dest.name, st, op.stat, op.link, mode.checksum)
             ):
                 raise self._unknown(st)
-        tree.move(source, op.gfid, pfd, dest, row, st)
-        self._present(i, op._replace(data=None), source._replace(pfd=pfd, name=dest.name), out)
+        moved = tree.move(source, op.gfid, pfd, dest, row, st)
+        there = source._replace(pfd=pfd, name=dest.name)
+        self._present(i, op._replace(data=None), there, out)
+        with contextlib.suppress(OSError):  # it went on: the commit looks for it
+            committed.seen(tree, there._replace(row=moved), op.gfid)  # cheaper than that
 
     def _source(self, op: EntryOp) -> Optional[Where]:
         """The source of a RENAME, when it holds the object."""

@@ -24,7 +24,8 @@ from engine.agent.gluster_pool import Pool
 from engine.agent.handles import OpError
 from engine.agent.repair import Placed
 from engine.agent.stage import Staged, as_now
-from engine.agent.state import CallError, free_space
+from engine.agent.state import CallError
+from engine.agent.stored import free_space
 from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
 from engine.agent.wire import FileBegin, FileResult, Put, Xattrs
 

@@ -9,7 +9,8 @@ from typing import NamedTuple, Optional
 
 from engine.agent.types import LIMBO, ROOT, Gfid, Slot
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no place (fact `at`) and, on a secondary, no sizes and times: whoever knows only that one begins a new index."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
   parent BLOB NOT NULL, name BLOB NOT NULL, gfid BLOB NOT NULL, kind INTEGER NOT NULL,
@@ -30,7 +31,8 @@ class Row(NamedTuple):
 
     `ident` is what recognises the object on its own side: the file handle on a primary (type as 4 bytes, then the
     handle), 8 bytes of inode number on a secondary. `ctime` is 0 where the entry was changed so close to being
-    looked at that a later change might not show ("racy"): it then differs from any real one.
+    looked at that a later change might not show ("racy"): it then differs from any real one. On a secondary, size and
+    times are those of the last commit, and a ctime of 0 says that they are not known.
     """
 
     parent: Gfid
@@ -79,7 +81,7 @@ class Index:
             self._db.executescript(_SCHEMA)
             self._db.execute("BEGIN")
             found = self.fact("format")
-            if found is None:
+            if found is None or found == 1:
                 self.set_fact("format", FORMAT)
             elif found != FORMAT:
                 raise IndexError_(f"{path}: index format {found}, this version knows {FORMAT}")
@@ -221,6 +223,11 @@ class Index:
             parts.append(row[1])
             gfid = row[0]
         return b"/".join(reversed(parts))
+
+    def files(self) -> tuple[int, int]:
+        """How many names of regular files there are, and their bytes."""
+        row = self._db.execute("SELECT count(*), total(size) FROM entry WHERE kind=?", (0o100000,)).fetchone()
+        return int(row[0]), int(row[1])
 
     def count(self) -> int:
         """How many names there are."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from engine.agent.index import Index, Row
 from engine.agent.types import ROOT, Gfid, Slot
+
+NEWEST = 64
+"""Rows that are remembered as those written last."""
 
 _FLUSH_AT = 2048  # few, so that a commit finds little left to do while the primary waits for it
 
@@ -23,6 +27,10 @@ class PendingIndex(Index):
         self._wait: dict[tuple[bytes, bytes], Optional[RawRow]] = {}
         self._slots: dict[Gfid, list[tuple[bytes, bytes]]] = {}
         self._has_idents: Optional[bool] = None  # an earlier process may have left the index by identity
+        self._stats: dict[tuple[bytes, bytes], tuple[int, int, int]] = {}
+        """Size, mtime and ctime of rows that stay as they are otherwise: cheaper than to write them anew."""
+        self._newest: Optional[list[Slot]] = None
+        self._remembers: Optional[bool] = None
 
     # --- writes
 
@@ -40,6 +48,14 @@ class PendingIndex(Index):
         """Remove one slot; a free one is no error."""
         self._wait[(parent, name)] = None
 
+    def note(self, slot: tuple[bytes, bytes], size: int, mtime_ns: int, ctime_ns: int) -> None:
+        """What is seen of an object whose row is there; lookups may show what was noted before until the commit."""
+        row = self._wait.get(slot)
+        if row is not None:
+            self._wait[slot] = (*row[:5], size, mtime_ns, ctime_ns)
+        else:
+            self._stats[slot] = (size, mtime_ns, ctime_ns)
+
     def put(self, rows: Sequence[Row]) -> None:
         """Insert or replace rows, by slot."""
         for row in rows:
@@ -52,6 +68,14 @@ class PendingIndex(Index):
 
     def flush(self) -> None:
         """Hand what waits to SQLite (no commit)."""
+        if self._stats:
+            stats, self._stats = self._stats, {}
+            self._db.executemany(
+                "UPDATE entry SET size=?, mtime=?, ctime=? WHERE parent=? AND name=?",
+                [(*seen, *slot) for slot, seen in stats.items()],
+            )
+            self.changed = True
+            self._newest = [*self.newest(), *(Slot(*s) for s in list(stats)[-NEWEST:])][-NEWEST:]
         if not self._wait:
             return
         gone = [s for s, r in self._wait.items() if r is None]
@@ -60,12 +84,13 @@ class PendingIndex(Index):
             super().remove([Slot(*s) for s in gone])
         if rows:
             super().put(rows)  # type: ignore[arg-type]
+            self._newest = [*self.newest(), *(Slot(r[0], r[1]) for r in rows[-NEWEST:])][-NEWEST:]
         self._wait = {}
         self._slots = {}
 
     def relieve(self) -> None:
         """Flush when much waits; called between frames."""
-        if len(self._wait) >= _FLUSH_AT:
+        if len(self._wait) + len(self._stats) >= _FLUSH_AT:
             self.flush()
 
     # --- lookups
@@ -136,16 +161,80 @@ class PendingIndex(Index):
             self._db.execute("DELETE FROM entry WHERE parent=?", (parent,))
             self.changed = True
 
+    # --- what was committed, for telling later whether it is still so
+
+    def newest(self) -> list[Slot]:
+        """The names that were written last."""
+        if self._newest is None:
+            kept = self.fact("newest")
+            known = json.loads(kept) if isinstance(kept, str) else []
+            self._newest = [Slot(bytes.fromhex(p), bytes.fromhex(n)) for p, n in known]
+        return self._newest
+
+    def near(self, gfid: Gfid) -> Optional[Row]:
+        """The row of the object with that gfid, or of the next one: a random gfid gives a random object."""
+        self.flush()
+        for at in (gfid, b""):
+            r = self._db.execute(
+                "SELECT parent, name, gfid, kind, ident, size, mtime, ctime FROM entry WHERE gfid>=? ORDER BY gfid LIMIT 1",
+                (at,),
+            ).fetchone()
+            if r:
+                return Row._make(r)
+        return None
+
+    def page(self, after: Slot, limit: int) -> list[Row]:
+        """Up to `limit` rows after a slot, in the order of slots."""
+        self.flush()
+        found = self._db.execute(
+            "SELECT parent, name, gfid, kind, ident, size, mtime, ctime FROM entry WHERE (parent, name)>(?,?) "
+            "ORDER BY parent, name LIMIT ?", (after.parent, after.name, limit),
+        )  # fmt: skip
+        return [Row._make(r) for r in found]
+
+    def remember(self, proven: bool) -> None:
+        """Before `clear`: keep what was committed of files, for `proves`; nothing where it is not `proven`."""
+        self.flush()
+        self.forget_remembered()
+        self._db.execute(
+            "CREATE TABLE was (ident BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER) WITHOUT ROWID"
+        )
+        if proven:
+            self._db.execute(
+                "INSERT OR REPLACE INTO was SELECT ident, size, mtime, ctime FROM entry WHERE kind=32768 AND ctime<>0"
+            )
+        self.changed = True
+        self._remembers = True
+
+    def proves(self, ident: bytes, size: int, mtime_ns: int, ctime_ns: int) -> bool:
+        """Is a file as it was committed? Only what `remember` kept can be."""
+        if self._remembers is None:
+            self._remembers = self._db.execute("SELECT 1 FROM sqlite_master WHERE name='was'").fetchone() is not None
+        if not self._remembers:
+            return False
+        r = self._db.execute("SELECT size, mtime, ctime FROM was WHERE ident=?", (ident,)).fetchone()
+        return r is not None and tuple(r) == (size, mtime_ns, ctime_ns)
+
+    def forget_remembered(self) -> None:
+        """The comparison is through."""
+        self._db.execute("DROP TABLE IF EXISTS was")
+        self._remembers = False
+        self.changed = True
+
     # --- what needs everything in SQLite
 
     def commit(self, durable: bool = True) -> None:
         """Make all changes so far visible to later opens; with `durable`, safe from a power cut too (MRK-6)."""
         self.flush()
+        if self._newest is not None:
+            self.set_fact("newest", json.dumps([(s.parent.hex(), s.name.hex()) for s in self._newest]))
+            self._newest = None
         super().commit(durable)
 
     def rollback(self) -> None:
         """Forget all changes since the last commit."""
         self._wait = {}
+        self._stats = {}
         self._slots = {}
         super().rollback()
 
@@ -153,6 +242,8 @@ class PendingIndex(Index):
         """Forget every entry; facts stay."""
         self._wait = {}
         self._slots = {}
+        self._stats = {}
+        self._newest = []
         super().clear()
 
     def children(self, parent: Gfid) -> list[Row]:

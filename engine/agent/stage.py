@@ -53,6 +53,7 @@ class Stages:
                 if where is None or where.st.st_mode & 0o170000 != 0o100000:
                     absent.append(gfid.hex())
                     continue
+                holding.tree.touched.add(gfid)
                 os.link(where.name, hex_name(gfid), src_dir_fd=where.pfd, dst_dir_fd=fd, follow_symlinks=False)
                 staged[gfid] = as_now(os.stat(hex_name(gfid), dir_fd=fd, follow_symlinks=False))
             path = os.readlink(f"/proc/self/fd/{fd}")
@@ -92,6 +93,7 @@ class Stages:
             try:
                 for gfid, was in staged.items():
                     files[gfid.hex()] = self._check(fd, gfid, was.inode)
+                    holding.tree.touched.add(gfid)  # its staged name goes
             finally:
                 os.close(fd)
             assert holding.trash is not None

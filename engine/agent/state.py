@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import sqlite3
 import stat as _stat
@@ -12,13 +11,22 @@ import threading
 import time
 from typing import Any, Optional
 
-from engine.agent import foreign, heal, repair, system
-from engine.agent.handles import check_name
+from engine.agent import committed, foreign, heal, repair, system
 from engine.agent.index import IndexError_
 from engine.agent.pending import PendingIndex
+from engine.agent.stored import (
+    INTENT,
+    OLD_INTENT,
+    Place,
+    free_space,
+    read_intent,
+    read_json,
+    stored,
+    write_json,
+)
 from engine.agent.trash import Trash
 from engine.agent.tree import Mode, Tree, gfid_of_name
-from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid, Slot
+from engine.agent.types import LIMBO, Gfid
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -35,133 +43,6 @@ class CallError(Exception):
         self.code = code
         self.hint = hint
         self.errno = number
-
-
-class Place:
-    """Where one brick lives under the agent's root: its tree, its state directory."""
-
-    def __init__(self, root: bytes, brick: bytes) -> None:
-        if brick:
-            check_name(Slot(ROOT, brick))
-        self.root = root
-        self.brick = brick
-
-    @property
-    def tree(self) -> bytes:
-        return os.path.join(self.root, self.brick) if self.brick else self.root
-
-    def open_root(self) -> Optional[int]:
-        """The root given to the agent, None when it is missing. OSError."""
-        try:
-            return os.open(self.root, _ROOT)
-        except FileNotFoundError:
-            return None
-
-    def open_tree(self, root_fd: int) -> Optional[int]:
-        """The tree of the brick, None when it is missing. OSError (ELOOP for a symlink)."""
-        try:
-            return os.open(self.brick, _DIR, dir_fd=root_fd) if self.brick else os.dup(root_fd)
-        except FileNotFoundError:
-            return None
-
-    def open_state(self, root_fd: int, create: bool) -> Optional[int]:
-        """The state directory, None when it is missing and not to be made. OSError."""
-        parts = [STATE_DIR, b"bricks", self.brick] if self.brick else [STATE_DIR]
-        fd = os.dup(root_fd)
-        for part in parts:
-            if create:
-                try:
-                    os.mkdir(part, 0o700, dir_fd=fd)
-                except FileExistsError:
-                    pass
-            try:
-                new = os.open(part, _DIR, dir_fd=fd)
-            except FileNotFoundError:
-                return None
-            finally:
-                os.close(fd)
-            fd = new
-        return fd
-
-
-def read_json(dir_fd: int, name: str) -> Optional[dict[str, Any]]:
-    """A small JSON object, None when it is missing or no JSON."""
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return None
-    with open(fd, "rb") as f:
-        try:
-            found = json.loads(f.read(1 << 20))
-        except ValueError:
-            return None
-    return found if isinstance(found, dict) else None
-
-
-def write_json(dir_fd: int, name: str, value: dict[str, Any]) -> None:
-    """Replace a small JSON file atomically and durably. OSError."""
-    new = name + ".new"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
-    with open(fd, "wb") as f:
-        f.write(json.dumps(value).encode())
-        f.flush()
-        os.fsync(f.fileno())
-    os.rename(new, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-    os.fsync(dir_fd)
-
-
-def free_space(fd: int) -> dict[str, int]:
-    """Free and total bytes and inodes of a filesystem, as an ordinary user may use them."""
-    s = os.fstatvfs(fd)
-    return {
-        "bytes": s.f_bavail * s.f_frsize,
-        "inodes": s.f_favail,
-        "total_bytes": s.f_blocks * s.f_frsize,
-        "total_inodes": s.f_files,
-    }
-
-
-def look(place: Place) -> dict[str, Any]:
-    """What is there, for `hello`; changes nothing. `mark` and `limbo` only where a session left them."""
-    found: dict[str, Any] = {
-        "exists": False, "fresh": True, "empty": True, "session": None, "brick": None, "primary": None,
-        "mark": None, "limbo": [], "statfs": None,
-    }  # fmt: skip
-    root_fd = place.open_root()
-    if root_fd is None:
-        return found
-    fds = [root_fd]
-    try:
-        found["statfs"] = free_space(root_fd)
-        tree_fd = place.open_tree(root_fd)
-        if tree_fd is not None:
-            fds.append(tree_fd)
-            found["exists"] = True
-            with os.scandir(tree_fd) as entries:
-                found["empty"] = all(os.fsencode(e.name) == STATE_DIR for e in entries)
-        state_fd = place.open_state(root_fd, create=False)
-        if state_fd is None:
-            return found
-        fds.append(state_fd)
-        session = read_json(state_fd, "session.json")
-        if session is None:
-            return found
-        found["fresh"] = False
-        for key in ("session", "brick", "primary"):
-            found[key] = session.get(key)
-        mark = read_json(state_fd, "mark.json")
-        if mark is not None and mark.get("session") == session.get("session"):
-            found["mark"] = mark.get("mark")
-        try:
-            limbo_fd = os.open(b"limbo", _DIR, dir_fd=state_fd)
-            fds.append(limbo_fd)
-            found["limbo"] = [n for n in os.listdir(limbo_fd) if gfid_of_name(os.fsencode(n))]
-        except FileNotFoundError:
-            pass
-        return found
-    finally:
-        for fd in fds:
-            os.close(fd)
 
 
 class Holding:
@@ -228,7 +109,9 @@ class Holding:
         self._own(fresh, take_over)
         self.trash = Trash(state_fd)
         self._clear_stages()
-        self.recovering = self._exists("applying")
+        self.intent = read_intent(state_fd)
+        """The batch that was begun: by this agent, or by one that did not end it."""
+        self.recovering = self.intent is not None
         self._marked = self.recovering
         self._since = time.time()
         self.index = self._open_index(fresh)
@@ -336,11 +219,36 @@ class Holding:
         else:
             self.tree.mode = None
 
+    def stored(self) -> dict[str, Any]:
+        """How far the replica is; see `stored.stored`."""
+        return stored(self.state_fd, self.session.get("session"), self.index)
+
     def applying(self) -> None:
         """Called before the tree is changed: notes on disk that it is ahead of the index until the next commit."""
         if not self._marked:
-            self._touch("applying")
-            self._marked = True
+            self.intend(None, [])
+
+    def intend(self, at: Optional[str], in_place: list[Gfid]) -> None:
+        """Note, durably, that a batch is begun which brings the replica to that place, and which files it will write
+        where they are (added to those noted before). What an earlier agent left begun stays noted with it."""
+        before = self.intent
+        kept = before.in_place if before is not None else []
+        gfids = list(dict.fromkeys([*kept, *(g.hex() for g in in_place)]))
+        at = at if at is not None or before is None else before.at
+        if before is not None and (before.at, before.in_place) == (at, gfids):
+            return
+        since = None if before is None else before.since_ns
+        write_json(self.state_fd, INTENT, {**self.session, "at": at, "in_place": gfids}, since)
+        self._remove(OLD_INTENT)
+        self.intent = read_intent(self.state_fd)
+        self._marked = True
+
+    def _ended(self) -> None:
+        """Disk and index agree again."""
+        self._remove(INTENT)
+        self._remove(OLD_INTENT)
+        self.intent = None
+        self._marked = False
 
     def damaged(self) -> None:
         """The index turned out to be damaged: the next start begins a new one."""
@@ -349,11 +257,33 @@ class Holding:
     def begin_adoption(self, mode: Mode, clear: bool) -> None:
         """Compare anew with the primary; `clear` forgets all rows, which also answers a lost index (MRK-7)."""
         if clear:
-            self.index.clear()
-            self.tree.dirs.clear()
-            self.recovering = False
-            self._remove("index.damaged")
+            self._forget()
         self.set_mode(mode)
+
+    def begin_again(self, at: Optional[str], token: str, proven: bool) -> None:
+        """Forget all rows, durably, for a comparison: `token` names it, `at` is the place that it begins from.
+
+        `proven`: what the rows say was committed in the primary's history; of files that are still so it is remembered
+        until the comparison ends, so that their content need not be read.
+        """
+        self.index.remember(proven)
+        self._forget()
+        self.index.set_fact("at", at)
+        self.index.set_fact("token", token)
+        self.index.commit(durable=True)
+        write_json(self.state_fd, "mark.json", {**self.session, "mark": None, "at": at, "epoch": 0, "time": time.time()})
+
+    def _forget(self) -> None:
+        self.index.clear()
+        self.tree.dirs.clear()
+        self.recovering = False
+        self._remove("index.damaged")
+
+    def end_adoption(self) -> None:
+        """The comparison is through."""
+        self.index.forget_remembered()
+        self.index.set_fact("token", None)
+        self.set_mode(None)
 
     # --- commit
 
@@ -365,10 +295,14 @@ class Holding:
         keep_deleted: Optional[float],
         mark: Optional[dict[str, int]],
         extra: Optional[dict[str, Any]] = None,
+        at: Optional[str] = None,
+        epoch: int = 0,
     ) -> dict[str, Any]:
         """Index, syncfs, mark, and only then what may go for good (MRK-6, SEC-16). `keep_deleted` in seconds.
 
-        With `mark` None the copy of the mark stays as it is. Raises OSError, sqlite3.Error: nothing is acknowledged.
+        `at` is the place in the primary's history that the replica then is at: a fact of the index in the transaction of
+        its rows, and beside the copy of the mark. With neither it nor `mark` that stays as it is. Raises OSError,
+        sqlite3.Error: nothing is acknowledged.
         """
         self._check_place()
         tree, index = self.tree, self.index
@@ -381,22 +315,23 @@ class Holding:
         if self.recovering and mark is not None and mark["sec"] >= self._since:
             # everything has been repeated: what is still unknown was made before the crash and is gone on the primary
             tree.drop_unconfirmed()
-            foreign.sweep(tree, os.stat("applying", dir_fd=self.state_fd, follow_symlinks=False).st_mtime_ns)
+            foreign.sweep(tree, self.intent.since_ns if self.intent is not None else 1)
             tree.dirs.clear()
             heal.tidy(self.tree_fd, self.limbo_fd, index)
             purge_foreign = True
         names = self._give_up(purge)
+        committed.renew(tree)
         spare = self._spare()
+        if at is not None:
+            index.set_fact("at", at)
         index.commit(durable=True)
         system.syncfs(self.root_fd)
-        if mark is not None:
-            value = {**self.session, "mark": mark, "time": time.time(), **(extra or {})}
-            write_json(self.state_fd, "mark.json", value)
-            if self.recovering and mark["sec"] >= self._since:
-                self._recovered()
+        if mark is not None or at is not None:
+            self._write_mark(mark, at, epoch, extra)
+        if mark is not None and self.recovering and mark["sec"] >= self._since:
+            self._recovered()
         if self._marked and not self.recovering:
-            self._remove("applying")
-            self._marked = False
+            self._ended()
         if tree.mode is None:
             index.forget_idents()
         for name in spare:
@@ -405,7 +340,14 @@ class Holding:
             except FileNotFoundError:
                 pass  # the row was all there was
         failed = self._purge(names, purge_foreign, keep_deleted)
-        return {"statfs": free_space(self.root_fd), "purge_failed": failed}
+        return {"statfs": free_space(self.root_fd), "purge_failed": failed, "recovering": self.recovering}
+
+    def _write_mark(self, mark: Optional[dict[str, int]], at: Optional[str], epoch: int, extra: Optional[dict[str, Any]]) -> None:
+        """The copy of the mark with the place; what is not given stays."""
+        before = read_json(self.state_fd, "mark.json") or {}
+        value = {**self.session, "mark": before.get("mark") if mark is None else mark,
+                 "at": before.get("at") if at is None else at, "epoch": epoch, "time": time.time(), **(extra or {})}  # fmt: skip
+        write_json(self.state_fd, "mark.json", value)
 
     def _check_place(self) -> None:
         """Is what we hold still what is under its name? CallError when it was moved, unmounted, or mounted over."""
@@ -454,6 +396,7 @@ class Holding:
                 if row.parent in (LIMBO, heal.NOWHERE) or row.ident != waiting.ident or self.tree.at(row) is None:
                     continue
                 self.index.remove_slot(LIMBO, name)
+                self.index.put_row(row._replace(ctime_ns=0))  # it changes when the spare name goes
                 self.tree.limbo.discard(gfid)
                 spare.append(name)
                 break
@@ -487,9 +430,11 @@ class Holding:
         """Let go. `clean`: what was applied is committed first, so that the next agent finds index and disk agree."""
         try:
             if clean:
+                committed.renew(self.tree)
                 self.index.commit(durable=True)
                 if self._marked and not self.recovering:
-                    self._remove("applying")
+                    system.syncfs(self.root_fd)
+                    self._ended()
             self.index.close()
         finally:
             self.tree.dirs.clear()

@@ -11,7 +11,8 @@ from engine.agent.entries import Entries
 from engine.agent.frames import Payload
 from engine.agent.listing import Listings
 from engine.agent.stage import Stages
-from engine.agent.state import Holding, free_space
+from engine.agent.state import Holding
+from engine.agent.stored import free_space
 from engine.agent.types import EntryOp, Gfid, MetaOp, Outcome, Slot, Stat
 from engine.agent.wire import FileResult, Put, Xattrs
 

@@ -37,12 +37,14 @@ class Mode(NamedTuple):
 
     `replace`: it may be taken over or moved to limbo; `checksum`: equal size is enough to be adopted, for content
     to be compared; `recovering`: operations since the last commit went to disk but not into the index, so what is
-    unknown is most likely ours.
+    unknown is most likely ours. `doubt`: a file that is equal by size and mtime is compared by content all the same,
+    where the index cannot prove that it is as it was committed.
     """
 
     replace: bool
     checksum: bool
     recovering: bool
+    doubt: bool = False
 
 
 class Tree:
@@ -68,6 +70,8 @@ class Tree:
         self.strays: dict[Gfid, Stray] = {}
         self.unconfirmed: dict[Slot, Gfid] = {}
         """Slots that got their rows by looking for inodes after a crash, not by an operation."""
+        self.touched: set[Gfid] = set()
+        """Objects whose rows get size and times at the commit: they may change until then."""
         self._healed = False
         self._scans = 0
         self._foreign = 0
@@ -299,6 +303,8 @@ class Tree:
                     self.index.remove_slot(old.parent, old.name)
                 if old.ident != row.ident:
                     self.dirs.drop(gfid)
+        else:
+            self.touched.add(gfid)
         self.index.put_row(row)
         self.unconfirmed.pop(slot, None)
         if self._healed and self.strays.pop(gfid, None) is not None:
@@ -314,6 +320,7 @@ class Tree:
         """
         if self.others(row.gfid, slot, st):
             os.unlink(slot.name, dir_fd=pfd)
+            self.touched.add(row.gfid)
         else:
             self.into_limbo(pfd, slot.name, row.gfid, st)
             if row.parent != NOWHERE:
@@ -380,8 +387,8 @@ class Tree:
         slot: Slot,
         row: Optional[Row] = None,
         st: Optional[os.stat_result] = None,
-    ) -> None:
-        """Rename an object to a slot. What is there (`row`, `st` of probe) goes to limbo; a file is never missing."""
+    ) -> Row:
+        """Rename an object to a slot; its row. What is there (`row`, `st` of probe) goes to limbo; a file is never missing."""
         aside = None if st is None else self._set_aside(pfd, slot, row, st, _stat.S_ISDIR(where.st.st_mode))
         try:
             os.rename(where.name, slot.name, src_dir_fd=where.pfd, dst_dir_fd=pfd)
@@ -397,7 +404,7 @@ class Tree:
                 self.limbo.discard(gfid)
         elif where.pfd == self.limbo_fd and where.name == hex_name(gfid):
             self.limbo.discard(gfid)
-        self.register(slot, gfid, where.st)
+        return self.register(slot, gfid, where.st)
 
     def link(
         self,
@@ -427,6 +434,7 @@ class Tree:
         """Save what is at a slot before something is renamed over it; its name in limbo, None: nothing to save."""
         directory = _stat.S_ISDIR(st.st_mode)
         if row is not None and self.others(row.gfid, slot, st):
+            self.touched.add(row.gfid)
             if for_directory:
                 os.unlink(slot.name, dir_fd=pfd)
                 self.index.remove_slot(slot.parent, slot.name)

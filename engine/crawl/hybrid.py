@@ -68,6 +68,8 @@ class Hybrid:
         self.cap = Mark(cap, 0)
         self.token = token
         self.seen = 0
+        self.files = self.bytes = 0
+        """Regular files that were found to be new, and their bytes."""
         self.unreadable: list[Gfid] = []
 
     def pieces(self) -> Iterator[Piece]:
@@ -196,6 +198,9 @@ class Hybrid:
         return [MetaChange(gfid, _SETATTR)] if changed else []
 
     def _new(self, gfid: Gfid, slot: Slot, st: os.stat_result) -> list[Record]:
+        if _stat.S_ISREG(st.st_mode):
+            self.files += 1
+            self.bytes += st.st_size
         if _stat.S_ISLNK(st.st_mode):
             fop = Fop.LINK if st.st_nlink > 2 else Fop.SYMLINK
             return [EntryChange(gfid, int(fop), slot), MetaChange(gfid, _SETATTR)]

@@ -45,6 +45,8 @@ class Emitter:
         """Names that may be others by now: the differ looks at them again."""
         self._shared: dict[Gfid, bool] = {}
         self._found = Findings(0)
+        self.files = self.bytes = 0
+        """Regular files that were made known so far, and their bytes then."""
 
     @property
     def full(self) -> bool:
@@ -167,6 +169,8 @@ class Emitter:
         if ctime > found.now_ns - RACY_NS:
             ctime = 0
         if kind == _stat.S_IFREG:
+            self.files += 1
+            self.bytes += st.st_size
             self.records.append(_new(EntryChange, (gfid, _CREATE, slot, None, mode, st.st_uid, st.st_gid, None, ctime)))
         elif kind == _stat.S_IFLNK:
             self.records.append(EntryChange(gfid, _SYMLINK, slot))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import stat
+import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 from engine.agent.index import Index
+from engine.backlog import Backlog, changes_in
 from engine.journal.differ import Differ
-from engine.journal.dirty import DATA, META, Source, WatchLimit
+from engine.journal.dirty import Source, WatchLimit
+from engine.journal.ready import Ready
+from engine.journal.watching import Watching
 from engine.journal.writer import JournalWriter
-from engine.model import Changelog, EngineError, Gfid
+from engine.model import Changelog, EngineError, Gfid, Record
 from engine.turn import Turn
-from engine.volume.base import Closed, Crawling, Gone, first
+from engine.volume.base import Closed, Crawling, Found
 from engine.volume.handles import RootError, RootIdentity
 from engine.volume.tree import TreeView
-
-PARTS_AHEAD = 48
-"""Slices a walk may be ahead of the worker: more would only lie on the disk."""
 
 HEARTBEAT = 10.0
 """Seconds after which an idle slice is closed, so that the mark advances (MRK-8)."""
@@ -38,12 +39,6 @@ STEP = 20_000
 FIRST_STEP = 2_000
 """And fewest: a walk's first slices are short, for the secondary has nothing to do before the first of them is closed,
 and those of a walk that has seen little are, for nothing is walked while the last of them is brought over."""
-
-IN_HAND = 6
-"""Closed slices whose records are kept in memory too."""
-
-READY = 20_000
-"""Closed slices kept in memory for the worker; what is beyond is found on the disk again (SAFE-6)."""
 
 
 class Recorder:
@@ -95,14 +90,10 @@ class Recorder:
         self._scrubbed = time.monotonic()
         self._walked = 0.0
         self._rewalk: set[Gfid] = set()
-        self._late: dict[Gfid, int] = {}
-        self._unwatched: dict[Gfid, bool] = {}
-        """Files to be watched for themselves that were not where the index had them, and how sure that is."""
+        self._watching = Watching(view, index, source, differ, log)
         self._unreadable: set[Gfid] = set()
         self._lock = threading.Lock()
-        self._ready: deque[Closed] = deque()
-        self.spilled = False
-        """Slices were closed that are not in memory: the worker lists the disk when it has none left."""
+        self._ready = Ready(self._lock, pending)
         self._stop = threading.Event()
         self._flush_wanted = 0
         self._flush_done = 0
@@ -110,6 +101,9 @@ class Recorder:
         self._crawl_wanted: str | None = None
         self._written = 0.0
         self._clear_wanted = False
+        self.token = ""
+        """Names the comparison that the index is begun anew for, in the transaction that clears it."""
+        self._asked_for = 0
         self.crawl_reason: str | None = None
         self.crawl_since: float | None = None
         self.crawls_done: deque[tuple[float, float, int]] = deque(maxlen=20)
@@ -119,15 +113,10 @@ class Recorder:
         self._first: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"recorder {os.fsdecode(root)}", daemon=True)
         self.error: EngineError | None = None
-        self._room = threading.Event()
-        self._room.set()
         self._unfinished = 0
         self.turn = Turn()
         """Who computes now: a walk, or a batch that is applied."""
         self.slices = 0
-        differ.walk.on_directory = self._watch
-        differ.emit.on_shared = self._watch_shared if source.watches_objects else None
-        differ.emit.on_gone = source.forget_directory
         differ.on_step = self.turn.offer
 
     # ---- for other threads -----------------------------------------------------------------------------------
@@ -142,7 +131,7 @@ class Recorder:
         """End the thread and join it; what is dirty stays for the hybrid crawl of the next start."""
         self._stop.set()
         self.source.wake.set()
-        self._room.set()
+        self._ready.room.set()
         with self._lock:
             self._flushed.notify_all()
         if self._thread.ident is not None:
@@ -174,6 +163,14 @@ class Recorder:
             )
             return self._flush_done >= wanted
 
+    def ask(self) -> int:
+        """Ask for a slice that holds what happened before this call; the number that it, or a later one, will have."""
+        with self._lock:
+            self._flush_wanted += 1
+            self._flushed.notify_all()
+            self.source.wake.set()
+            return self._flush_wanted
+
     def unreadable(self) -> list[Gfid]:
         """Directories that could not be listed since the last call (CRW-6)."""
         with self._lock:
@@ -188,45 +185,30 @@ class Recorder:
             self._flushed.notify_all()
         self.source.wake.set()
 
-    def _refill(self) -> None:
-        """After slices were closed that did not fit in memory: take up what is on the disk again."""
-        if not self.spilled or self._ready:
-            return
-        with self._lock:  # nothing may close between the look at the disk and the end of `spilled`
-            found = [c for c in self.pending() if c.size]
-            self._ready.extend(Closed(c, c.part == 0, None, written(c)) for c in found[:READY])
-            self.spilled = len(found) > READY
-
     def take(self, most: int, most_bytes: int) -> list[Closed]:
         """The next closed slices, in order, for one batch; they stay until `done`."""
-        self._refill()
-        with self._lock:
-            return first(self._ready, most, most_bytes)
+        return self._ready.take(most, most_bytes)
 
     def done(self, count: int) -> None:
         """The first `count` slices have been synced."""
-        with self._lock:
-            for _ in range(count):
-                self._ready.popleft()
-            if len(self._ready) < PARTS_AHEAD:
-                self._room.set()
+        self._ready.done(count)
 
     def prepend(self, closed: list[Closed]) -> None:
         """Slices found on the disk, older than any of this run."""
-        with self._lock:
-            self._ready.extendleft(reversed(closed))
+        self._ready.prepend(closed)
 
-    def backlog(self) -> tuple[int, int, float | None]:
-        """Closed slices with content that wait, their bytes, and the unix time of the oldest change not synced."""
+    def backlog(self) -> Backlog:
+        """What waits, at one instant: a change is heard of, or taken into the open slice, or in a closed one."""
         with self._lock:
-            real = [c for c in self._ready if c.changelog.size]
-            times = [c.since for c in real if c.since is not None]
-            if self._first is not None:
-                times.append(self._first)
-            dirty = getattr(self.source, "first_time", None)
-            if dirty is not None:
-                times.append(dirty)
-            return len(real), sum(c.changelog.size for c in real), min(times) if times else None
+            heard = [t for t in (self._first, self.source.first_time) if t is not None]
+            crawling = self.crawl_reason is not None
+            waiting = self._ready.waiting()
+        return self._ready.backlog(waiting, heard, crawling=crawling, whole=not (crawling or self.stopped_full))
+
+    def found(self) -> Found:
+        """Regular files that have been made known to the secondary so far, or are to be."""
+        emit = self.differ.emit
+        return Found(emit.files, emit.bytes, not self.crawling)
 
     @property
     def crawling(self) -> bool:
@@ -262,6 +244,10 @@ class Recorder:
         except OSError as e:
             name = os.fsdecode(e.filename) + ": " if isinstance(e.filename, str | bytes) else ""
             self._end(EngineError(f"recorder: {name}{e.strerror}", code="recorder", errno=e.errno))
+        except sqlite3.DatabaseError as e:
+            damaged = "malformed" in str(e) or "not a database" in str(e)
+            self._end(EngineError(f"the index of {os.fsdecode(self.root)}: {e}", code="index-damaged" if damaged else "index",
+                                  hint="it is made anew, and both sides are compared" if damaged else ""))  # fmt: skip
         except Exception as e:  # noqa: BLE001 - the thread's last word: the worker becomes Faulty with it
             self._end(EngineError(f"recorder: {type(e).__name__}: {e}", code="internal"))
 
@@ -269,7 +255,8 @@ class Recorder:
         with self._lock:
             self.error = error
             self._flushed.notify_all()
-        self.index.rollback()
+        with contextlib.suppress(sqlite3.DatabaseError):
+            self.index.rollback()
         self.on_error(error)
 
     def _wait(self) -> None:
@@ -280,9 +267,9 @@ class Recorder:
                 if self._asked():
                     return
             if self.differ.pending and not self._scrubbing:
-                if self._room.is_set():
+                if self._ready.room.is_set():
                     return
-                self._room.wait(1.0)
+                self._ready.room.wait(1.0)
                 continue
             deadline = min(deadline, self._scrub_due())
             if self.differ.unsettled:
@@ -295,7 +282,7 @@ class Recorder:
             with self._lock:
                 if self._asked() or self._stop.is_set():
                     return
-                self._first = time.time()
+                self._first = self._first or time.time()
                 self._gather()
             return
 
@@ -330,17 +317,19 @@ class Recorder:
             flush = self._flush_wanted
             crawl, self._crawl_wanted = self._crawl_wanted, None
             clear, self._clear_wanted = self._clear_wanted, False
+        self._asked_for = flush
         self.identity.check()
         at = time.time()
         self.source.wake.clear()
         self.source.settle()
-        dirty = self.source.take()
+        with self._lock:  # whoever asks for the backlog finds a change in one of its places
+            dirty = self.source.take()
+            since = self._first = min((t for t in (self._first, dirty.first_time) if t is not None), default=None)
         if self._over_limit():
             with self._lock:
                 self._flush_done = max(self._flush_done, flush)
                 self._flushed.notify_all()
             return
-        since = dirty.first_time if dirty.first_time is not None else self._first
         if dirty.root_lost:
             raise RootError("it was moved, deleted or unmounted")
         if dirty.overflow:
@@ -354,20 +343,17 @@ class Recorder:
         with self._lock:
             self.differ.walk.due.extend(self._rewalk)
             self._rewalk = set()
-        for gfid, flags in self._late.items():
+        for gfid, flags in self._watching.late().items():
             dirty.objects[gfid] = dirty.objects.get(gfid, 0) | flags
-        self._late = {}
         rate = self.scrub()[1]
         walk = self.differ.walk
         scrub = self._scrubbing and not self.source.periodic and rate
         walk.step = max(100, rate) if scrub else min(STEP, max(FIRST_STEP, walk.seen // 8))
         self._step = time.monotonic()
-        self._watch_each_file()
+        self._watching.each_file()
         walking = self.differ.pending and not self._scrubbing
         records = self.differ.slice(dirty.slots, dirty.objects, dirty.handles)
-        unwatched, self._unwatched = self._unwatched, {}
-        for gfid, sure in unwatched.items():
-            self._watch_shared(gfid, sure)
+        self._watching.again()
         self.identity.check()
         if self.differ.walk.unreadable:
             with self._lock:
@@ -388,7 +374,8 @@ class Recorder:
             if records:
                 self._unfinished += 1
                 changelog = self.writer.write_xsync(self.writer.last, self._unfinished, records)
-                self._commit(Closed(changelog, False, since, at, records if len(self._ready) < IN_HAND else None))
+                self._commit(Closed(changelog, False, since, at, self._kept(records),
+                                    changes_in(records, walked=True)))  # fmt: skip
             else:
                 self.index.commit(durable=True)
             if not pending:
@@ -399,10 +386,12 @@ class Recorder:
         elif records or flush > self._flush_done or now - self._written >= HEARTBEAT:
             self._written = now
             changelog = self.writer.write(records)
-            kept = records if records and len(self._ready) < IN_HAND else None
             # what could not be reached is in none of the slices yet
-            self._commit(Closed(changelog, not self.differ.unsettled, since if records else None, at, kept))
-        self._first = None
+            self._commit(Closed(changelog, not self.differ.unsettled, since if records else None, at,
+                                self._kept(records), changes_in(records)))  # fmt: skip
+        with self._lock:
+            # what could not be reached is still to come, and as old as the rest of its slice
+            self._first = since if self.differ.unsettled else None
         if crawl_ended:
             with self._lock:
                 self.crawl_reason = self._crawl_wanted  # another one may have been asked for meanwhile
@@ -415,6 +404,10 @@ class Recorder:
             self._flushed.notify_all()
         self.slices += 1
         self.on_closed()
+
+    def _kept(self, records: list[Record]) -> list[Record] | None:
+        """The records, for a worker that keeps up."""
+        return records if records and self._ready.few else None
 
     def _over_limit(self) -> bool:
         """Is the journal full? Then events are dropped, and a hybrid crawl is due when it no longer is (SAFE-6)."""
@@ -443,6 +436,8 @@ class Recorder:
         self.log("info", f"hybrid crawl: {reason}")
         if clear:
             self.index.clear()
+            self.index.set_fact("token", self.token)
+            self.differ.emit.files = self.differ.emit.bytes = 0
         self.index.set_fact("crawling", reason)
         self.differ.begin_walk()
 
@@ -451,69 +446,10 @@ class Recorder:
             self.index.set_fact(key, value)
 
     def _commit(self, closed: Closed) -> None:
-        """The changelog is durable: now the index may say so, and the worker may have it."""
+        """The changelog and its line are durable: now the index may say so, and the worker may have it."""
+        if closed.changelog.size and self.writer.place is not None:
+            self.index.set_fact("at", self.writer.place.text)
+        closed = closed._replace(asked=self._asked_for)
         if closed.changelog.size or self.index.changed:
             self.index.commit(durable=True)
-        with self._lock:
-            if self._ready and closed.changelog <= self._ready[-1].changelog:
-                return  # found on the disk already
-            if len(self._ready) < READY and not self.spilled:
-                last = self._ready[-1] if self._ready else None
-                if not closed.changelog.size and last is not None and not last.changelog.size and (
-                    closed.complete or not last.complete
-                ):
-                    self._ready[-1] = closed  # of heartbeats in a row the last one says it all
-                else:
-                    self._ready.append(closed)
-            else:
-                self.spilled = True
-            if len(self._ready) >= PARTS_AHEAD:
-                self._room.clear()
-
-    def _watch(self, gfid: Gfid) -> None:
-        fd = self.view.dir_fd(gfid)
-        self.source.watch_directory(gfid, fd)
-
-    def _watch_each_file(self) -> None:
-        each = self.source.each_file
-        if self.differ.emit.each_file and not each:
-            self.log("warning", "more files than inotify may watch: what is written to them through hard links made "
-                                "outside the tree is found by the scrub")  # fmt: skip
-        self.differ.emit.each_file = each
-
-    def _watch_shared(self, gfid: Gfid, sure: bool) -> None:
-        """An object that has or may get names that are not watched: only the object itself can be."""
-        row = self.index.row(gfid)
-        if row is None or row.kind == stat.S_IFDIR:
-            return
-        try:
-            fd = self.view.hold(gfid)
-        except Gone:
-            self._unwatched[gfid] = sure  # on the move: the next slice knows where it is
-            self.source.wake.set()
-            return
-        except OSError:
-            return
-        try:
-            self.source.watch_object(gfid, fd, sure)
-            st = os.fstat(fd)
-            flags = 0  # what changed between its being looked at and being watched
-            if (st.st_size, st.st_mtime_ns) != (row.size, row.mtime_ns):
-                flags = DATA | META
-            elif sure and st.st_ctime_ns != row.ctime_ns:
-                flags = META
-            if flags:
-                self._late[gfid] = flags
-                self.source.wake.set()
-        except PermissionError:
-            pass  # nor may it be read: the scrub says so (CRW-9)
-        finally:
-            os.close(fd)
-
-
-def written(changelog: Changelog) -> float:
-    """When a slice was written, from its file: no later than its changes were taken plus a little; 0 when it is gone."""
-    try:
-        return os.stat(changelog.path).st_mtime - 1.0
-    except OSError:
-        return 0.0
+        self._ready.add(closed)

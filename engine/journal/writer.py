@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
+from engine.journal.chain import Chain, Place
 from engine.journal.format import encode
 from engine.journal.history import INDEX_NAME, XSYNC_NAME, place
 from engine.journal.htime import HtimeWriter
@@ -27,8 +28,8 @@ class JournalWriter:
     Suffixes never run backwards (MRK-9): each is the later of the clock and the last one + 1, where the last is what
     the journal on disk holds, or `floor` (pass the brick's mark + 1: then a suffix that was reported but not
     durable is not used again). `continues` False says that changes may have been missed since the last slice: a
-    new index file is begun, and the history has a hole there until a hybrid crawl closes it. `clock` gives unix
-    seconds. Raises JournalError when the index cannot be read, OSError (ENOSPC, …) when the disk refuses.
+    new index file is begun, and the history has a hole there until a hybrid crawl closes it. Each slice with content
+    has a line in the chain, durable when its write returns. `clock` gives unix seconds. Raises JournalError when the index cannot be read, OSError (ENOSPC, …) when the disk refuses.
     """
 
     def __init__(
@@ -48,14 +49,27 @@ class JournalWriter:
         os.makedirs(os.path.join(self.root, b"htime"), mode=0o700, exist_ok=True)
         os.makedirs(os.path.join(self.root, b"xsync"), mode=0o700, exist_ok=True)
         self.last = floor
+        self._chain = Chain(self.root)
         self._htime = self._open_index(continues)
         try:
             self._find_last()
+            self._chain_orphans()
             for directory in (self.root, os.path.dirname(self.root), os.path.join(self.root, b"htime")):
                 _sync_directory(directory)
         except BaseException:
             self._htime.close()
+            self._chain.close()
             raise
+
+    @property
+    def place(self) -> Place | None:
+        """The place of the last slice with content in the journal's history."""
+        return self._chain.last
+
+    @property
+    def origin(self) -> str:
+        """What names that history."""
+        return self._chain.origin
 
     @property
     def counted(self) -> bool:
@@ -103,19 +117,42 @@ class JournalWriter:
                 os.unlink(os.path.join(xsync, name))
             elif m := XSYNC_NAME.fullmatch(name):
                 self.last = max(self.last, int(m[1]))
-        self.last = max(self.last, self._htime.last)
+        self.last = max(self.last, self._htime.last, self._chain.last.suffix if self._chain.last is not None else 0)
         self._htime.sync()
+
+    def _chain_orphans(self) -> None:
+        """Chain what a crash left unchained: the last slice, or all of a journal that an older version wrote."""
+        done = self._chain.last.key if self._chain.last is not None else (-1, 0)
+        found: list[tuple[int, int, bytes]] = []
+        for day in self._last_days() if done[0] >= 0 else self._all_days():
+            found += [(int(m[1]), 0, os.path.join(day, n)) for n in os.listdir(day) if (m := _LOG.fullmatch(n))]
+        xsync = os.path.join(self.root, b"xsync")
+        found += [
+            (int(m[1]), int(m[2]), os.path.join(xsync, n)) for n in os.listdir(xsync) if (m := XSYNC_NAME.fullmatch(n))
+        ]
+        for suffix, part, path in sorted(found):
+            if (suffix, part) > done:
+                with open(path, "rb") as f:
+                    self._chain.append(suffix, part, f.read())
+
+    def prune_chain(self, before: int) -> int:
+        """Forget the chain's lines of slices not later than that second; how many."""
+        return self._chain.prune(before)
 
     def _last_days(self) -> list[bytes]:
         """The two latest directories YYYY/MM/DD."""
+        return sorted(self._all_days(2))[-2:]
+
+    def _all_days(self, most: int = 0) -> list[bytes]:
+        """The directories YYYY/MM/DD; with `most` only so many of the latest in each."""
         found = [self.root]
         for digits in (4, 2, 2):
             below = []
             for parent in found:
                 names = [n for n in os.listdir(parent) if len(n) == digits and n.isdigit()]
-                below += [os.path.join(parent, n) for n in sorted(names)[-2:]]
+                below += [os.path.join(parent, n) for n in sorted(names)[-most:]]
             found = below
-        return sorted(found)[-2:]
+        return found
 
     # ---- slices --------------------------------------------------------------------------------------------------
 
@@ -135,6 +172,7 @@ class JournalWriter:
         fd = self._put_dated(path, data)
         self._index(suffix, idle=False)
         os.fsync(fd)  # the index was written before: on most filesystems one commit takes both
+        self._chain.append(suffix, 0, data)  # a line without its slice would say that one is gone
         self._sync_index()
         return Changelog(suffix, 0, path, len(data))
 
@@ -165,6 +203,7 @@ class JournalWriter:
         _put(self._xsync, name, data, durable)
         if durable:
             os.fsync(self._xsync)
+        self._chain.append(suffix, part, data)
         return Changelog(suffix, part, os.path.join(directory, name), len(data))
 
     def hole(self) -> None:
@@ -176,6 +215,7 @@ class JournalWriter:
         """Make the index durable and let go of it."""
         self._htime.sync()
         self._htime.close()
+        self._chain.close()
         self._close_day()
         if self._xsync >= 0:
             os.close(self._xsync)

@@ -25,12 +25,17 @@ class Bandwidth:
         self._earned = 0.0
         self._promised = 0.0
         self._wakes = 0
+        self._waited: float | None = None
         self.set(limit)
 
     @property
     def limit(self) -> int:
         """Bytes per second of now, 0 for none."""
         return int(self._rate)
+
+    def reached(self, within: float = 5.0) -> bool:
+        """Did somebody have to wait for the limit in the last seconds?"""
+        return bool(self._rate) and self._waited is not None and self._clock() - self._waited <= within
 
     def set(self, limit: int) -> None:
         """Change the limit (bytes per second, 0 = none); who waits now waits by the new one. Raises ValueError."""
@@ -57,8 +62,10 @@ class Bandwidth:
             while self._rate and mine > self._earned:
                 if self._wakes != wakes or (stop is not None and stop.is_set()):
                     return False
+                self._waited = self._clock()
                 self._changed.wait(min((mine - self._earned) / self._rate, threading.TIMEOUT_MAX))
                 self._earn()
+                self._waited = self._clock()
             return True
 
     def wake(self) -> None:

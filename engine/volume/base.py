@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.agent.index import Row
+from engine.backlog import Backlog
 from engine.guard import Born
 from engine.journal.format import Decoded
 from engine.model import Changelog, EngineError, Gfid, Mark, Record, Slot, Stat
@@ -40,6 +41,10 @@ class Closed(NamedTuple):
     """Unix time before which every change is in this slice or an earlier one; suffixes may run ahead of the clock."""
     records: list[Record] | None = None
     """What was written, for a worker that keeps up; None where it has to be read from the file."""
+    changes: int | None = None
+    """How many objects it changes, None where that has to be counted from the file."""
+    asked: int = 0
+    """All that happened before the request with this number (`Feed.ask`) is in this slice or an earlier one."""
 
     @property
     def mark(self) -> Mark:
@@ -92,6 +97,14 @@ class Crawling(NamedTuple):
     since: float | None = None
     seen: int | None = None
     total: int | None = None
+
+
+class Found(NamedTuple):
+    """What a walk has found so far: regular files and their bytes; `whole` once it has been everywhere."""
+
+    files: int
+    bytes: int
+    whole: bool
 
 
 class Object(Protocol):
@@ -207,7 +220,10 @@ class Marks(Protocol):
 
     @property
     def moved_by_other(self) -> bool: ...
-    def advance(self, stime: Mark | None = None, entry_stime: Mark | None = None) -> bool: ...
+    at: str
+    epoch: int
+
+    def advance(self, stime: Mark | None = None, entry_stime: Mark | None = None, at: str = "") -> bool: ...
     def reset(self, stime: Mark = ..., entry_stime: Mark | None = None) -> None: ...
     def adopt(self, stime: Mark) -> None: ...
     def identify(self, identity: dict[str, str]) -> None: ...
@@ -235,14 +251,21 @@ class Feed(Protocol):
     def done(self, count: int) -> None:
         """The first `count` slices have been synced."""
 
-    def backlog(self) -> tuple[int, int, float | None]:
-        """Slices with content that wait, their bytes, and the unix time of the oldest change not synced."""
+    def backlog(self) -> Backlog:
+        """What waits: slices with content, and what has been heard of and is in none yet."""
+
+    def found(self) -> Found:
+        """What the walk of a first copy has found."""
 
     def crawl(self, reason: str, *, clear: bool = False) -> None:
         """Ask for a hybrid crawl (CRW-7); `clear` compares with the secondary alone (MRK-7)."""
 
     def close_now(self, timeout: float | None = None) -> bool:
         """Wait until what happened before this call is in a closed slice; False after `timeout` seconds."""
+
+    def ask(self) -> int:
+        """Ask for a slice that holds what happened before this call; the number that it, or a later one, will have. 0
+        where slices have none."""
 
     def unreadable(self) -> list[Gfid]:
         """Directories that could not be listed since the last call (CRW-6)."""
@@ -267,6 +290,26 @@ class Primary(Protocol):
     def marks(self) -> Marks: ...
     @property
     def feed(self) -> Feed | None: ...
+
+    @property
+    def copied(self) -> bool:
+        """Has a first full pass been applied? As durable as the mark is. Any thread may ask."""
+
+    @property
+    def unchecked(self) -> bool:
+        """Has what a run that did not end in order left in doubt not been compared yet (`suspects`)?"""
+
+    def waiting(self, busy: bool) -> Backlog | None:
+        """What waits, whoever asks and whether or not there is a line; None when nothing keeps count of it now.
+
+        `busy`: the worker has not looked for a while: it is paused, held, in a batch, or has no line.
+        """
+
+    def walked(self) -> Found | None:
+        """What the walk of a first copy has found by now, where any thread may ask; None: the worker tells it."""
+
+    def active_elsewhere(self) -> str | None:
+        """Which brick of its replica set is replicated instead of this one, None when that is not known."""
 
     def paired(self, hello: dict[str, Any], link: Any) -> None:
         """The agent's answer to hello: what the brick has to know of its secondary. Before `marks` is used."""
@@ -304,6 +347,12 @@ class Primary(Protocol):
 
     def done(self, changelogs: Iterable[Changelog]) -> None:
         """These are on the secondary: away with what is ours of them (CHG-11)."""
+
+    def compared_once(self) -> None:
+        """Both sides were compared, as a replica of an older version has to be once."""
+
+    def place(self, changelog: Changelog) -> str:
+        """The place of a slice in the brick's history; "" where it has none."""
 
     def start(
         self, current: Callable[[], Options], *, adopt: bool, clear: bool, on_closed: Callable[[], None],

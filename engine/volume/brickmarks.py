@@ -75,7 +75,9 @@ class BrickMarks(MarkFile):
         """Another replica has got that far (ACT-2): its mark, not ours, so the secondary's copy says nothing of it."""
         self._save(stime, max(self.entry_stime, stime), self.written_by_us, self.identity)
 
-    def _save(self, stime: Mark, entry_stime: Mark, written: Mark | None, identity: dict[str, str]) -> None:
+    def _save(
+        self, stime: Mark, entry_stime: Mark, written: Mark | None, identity: dict[str, str], at: str | None = None
+    ) -> None:
         if (stime, entry_stime) != (self.stime, self.entry_stime):
             # entry_stime is never behind: gsyncd takes the later of the two
             for name, mark in zip(self.names[::-1], (entry_stime, stime), strict=True):
@@ -88,4 +90,4 @@ class BrickMarks(MarkFile):
                     os.close(fd)
             except OSError as e:
                 raise MarkError(f"{os.fsdecode(self.brick)}: {e.strerror}", errno=e.errno) from e
-        super()._save(stime, entry_stime, written, identity)
+        super()._save(stime, entry_stime, written, identity, at)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.apply import Problem
+from engine.backlog import Backlog
 from engine.batch import Plan
 from engine.brickplan import meant, tidied
 from engine.crawl.hybrid import Hybrid
@@ -21,11 +22,12 @@ from engine.election import Election, SubvolumeLock
 from engine.guard import Born
 from engine.journal.format import Decoded
 from engine.journal.reader import Journal
+from engine.journal.waiting import JournalBacklog
 from engine.link import Link
 from engine.model import NO_MARK, Changelog, EngineError, Fop, Gfid, Mark
 from engine.options import Options
 from engine.sides import listing
-from engine.volume.base import View
+from engine.volume.base import Found, View
 from engine.volume.brickmarks import BrickMarks, read_mark, stime_names
 from engine.volume.bricknames import Around
 from engine.volume.brickpath import internal, learn_from, learn_internal
@@ -171,6 +173,11 @@ class GlusterVolume:
                 self._active = dict(self._election.choose(self._running(now), now))
             return self._active.get(brick.subvolume) == brick.index
 
+    def elected_of(self, subvolume: int) -> BrickFacts | None:
+        """The brick of a subvolume that was elected last, None where none is."""
+        index = self._active.get(subvolume)
+        return None if index is None else next((b for b in self.facts.bricks if b.index == index), None)
+
     def running(self, brick: BrickFacts) -> bool:
         """Does the brick's process run? Only of a brick here."""
         return brick_process(self.facts.name, brick) is not None
@@ -268,6 +275,7 @@ class GlusterPrimary:
         """Of the hybrid crawl that runs: `Hybrid`."""
         self.journal = Journal(os.path.join(brick.path, b".glusterfs/changelogs"), owned=False,
                                xsync=os.path.join(state, "xsync"))  # fmt: skip
+        self._waiting = JournalBacklog(self.journal.root, owned=False)
 
     @property
     def marks(self) -> BrickMarks:
@@ -278,6 +286,36 @@ class GlusterPrimary:
             self._marks = BrickMarks(os.path.join(self.state, "marks.json"), self.root, self.volume.facts.id,
                                      self.volume.secondary)  # fmt: skip
         return self._marks
+
+    @property
+    def copied(self) -> bool:
+        """Has a first full pass been applied? Its mark says so, on whichever node it was made."""
+        return bool(self.volume.secondary) and self.marks.stime > Mark(0, 0)
+
+    @property
+    def unchecked(self) -> bool:
+        """Nothing is left in doubt: see `suspects`."""
+        return False
+
+    def waiting(self, busy: bool) -> Backlog | None:
+        """What waits, by the brick's own journal; None where the worker has just looked, or a crawl compares all."""
+        feed = self.feed
+        if not busy or not self.copied or (feed is not None and feed.crawling):
+            return None
+        return self._waiting.after(self.marks.stime, None if feed is None else feed.heard)
+
+    def walked(self) -> Found | None:
+        """The worker walks, and tells it between two batches."""
+        return None
+
+    def active_elsewhere(self) -> str | None:
+        """The elected brick of the replica set; with locks on the meta volume nobody says who has one."""
+        if self.volume.options().use_meta_volume:
+            return None
+        found = self.volume.elected_of(self.brick.subvolume)
+        if found is None or found.index == self.brick.index:
+            return None
+        return f"{found.host}:{os.fsdecode(found.path)}"
 
     def paired(self, hello: dict[str, Any], link: Link) -> None:
         """The agent's answer to hello: the id of the secondary volume names the marks. Raises EngineError."""
@@ -364,6 +402,14 @@ class GlusterPrimary:
         decoded = self.journal.read(changelog)
         learn_from(decoded.records)
         return replace(decoded, records=meant(decoded.records, internal))
+
+    def compared_once(self) -> None:
+        """The secondary's brick keeps that."""
+
+    def place(self, changelog: Changelog) -> str:
+        """The journal is the brick's: it has no chain."""
+        del changelog
+        return ""
 
     def done(self, changelogs: Iterable[Changelog]) -> None:
         """A brick's journal is the brick's: nothing is removed."""

@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from engine.backlog import Backlog, Counts, Slice, changes_in
 from engine.crawl.hybrid import Hybrid, Piece
 from engine.journal.history import Hole
 from engine.journal.reader import Journal
 from engine.model import NO_MARK, Changelog, EngineError, Gfid, Mark
 from engine.turn import Turn
-from engine.volume.base import Closed, Crawling, first
+from engine.volume.base import Closed, Crawling, Found, first
 from engine.volume.handles import inotify_add_watch, inotify_init
 
 _MODIFY, _CREATE, _MOVED_TO, _ONESHOT, _DONT_FOLLOW = 0x2, 0x100, 0x80, 0x80000000, 0x02000000
@@ -40,6 +41,8 @@ class Rollovers:
         self.told = told
         self.first: float | None = None
         """Unix time at which the open slice was first written to, None while it is empty."""
+        self.rolled: float | None = None
+        """The same of slices that were closed since `swap`: they may not have been read yet."""
         self._fd = inotify_init()
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._live = self._root = -1
@@ -71,6 +74,16 @@ class Rollovers:
         if st.st_size > 64:  # more than a header
             self.first = st.st_mtime
 
+    def swap(self) -> None:
+        """The journal is about to be read: what was closed until now is found there."""
+        self.rolled = None
+
+    @property
+    def heard(self) -> float | None:
+        """Unix time of the oldest change in the open slice, and in those that were closed and not read yet."""
+        first, rolled = self.first, self.rolled  # in this order: a slice that is closed goes from one to the other
+        return min((t for t in (first, rolled) if t is not None), default=None)
+
     def stop(self) -> None:
         """End the thread and join it."""
         os.eventfd_write(self._stop, 1)
@@ -101,6 +114,8 @@ class Rollovers:
                     opened = True
                 else:
                     rolled = True
+            if (rolled or opened) and self.first is not None:
+                self.rolled = self.rolled or self.first
             if rolled or opened:
                 with contextlib.suppress(FileNotFoundError):  # the journal was removed: the worker finds out
                     self._arm()
@@ -160,6 +175,8 @@ class GlusterFeed:
         self._whole = True
         self._since: float | None = None
         self._history = True
+        self._counts = Counts()
+        self._found = Found(0, 0, False)
         self._closed = -1
         """The unix second at which the last crawl began: it has closed every hole that ended until then."""
         self._rolled = threading.Condition()
@@ -224,7 +241,8 @@ class GlusterFeed:
         if piece is not None:
             size = len(piece.records) * RECORD
             self._pieces.append(piece)
-            self._ready.append(Closed(Changelog(began, self._part, b"", size), False, None, 0.0, list(piece.records)))
+            records = list(piece.records)
+            self._ready.append(Closed(Changelog(began, self._part, b"", size), False, None, 0.0, records, changes_in(records)))
             return
         # all is there that had happened when the crawl began: the journal goes on from then
         self._pieces.append(None)
@@ -248,6 +266,7 @@ class GlusterFeed:
         """What the brick has closed since."""
         if self._crawl is not None or self._ready:
             return
+        self._watch.swap()
         found = self.journal.pending(self._cursor)
         if self._began_anew():
             found = self.journal.pending(self._cursor)
@@ -327,14 +346,34 @@ class GlusterFeed:
                 else:
                     self._crawl[0].finish(piece)
 
-    def backlog(self) -> tuple[int, int, float | None]:
-        """Slices with content that wait, their bytes, and the unix time of the oldest change not synced."""
+    def backlog(self) -> Backlog:
+        """What waits: the slices that were taken from the journal, the crawl's, and the open one if it has anything."""
+        crawling = self.crawling
         self._poll()
         real = [c for c in list(self._ready) if c.changelog.size]
-        times = [c.since for c in real if c.since is not None]
-        if self._watch.first is not None:
-            times.append(self._watch.first)
-        return len(real), sum(c.changelog.size for c in real), min(times) if times else None
+        oldest = self._watch.heard
+        heard = [] if oldest is None else [oldest]
+        changes, exact = self._counts.of([Slice(c.changelog, c.changes) for c in real])
+        times = [c.since for c in real if c.since is not None] + heard
+        return Backlog(
+            len(real), sum(c.changelog.size for c in real), min(times) if times else None, changes + len(heard),
+            exact and not (heard or crawling), dated=all(c.since is not None for c in real),
+            crawling=crawling or self.crawling,
+        )  # fmt: skip
+
+    @property
+    def heard(self) -> float | None:
+        """Unix time of the oldest change that is in no slice of ours yet, None while there is none. Any thread may ask."""
+        return self._watch.heard
+
+    def found(self) -> Found:
+        """Regular files that the walk of a first copy has found; what it found before a restart is not known again."""
+        if self._crawl is None:
+            return self._found
+        hybrid, _, _ = self._crawl
+        whole = bool(self._pieces) and self._pieces[-1] is None
+        self._found = Found(hybrid.files, hybrid.bytes, whole)
+        return self._found
 
     def close_now(self, timeout: float | None = None) -> bool:
         """Wait for the next rollover if the open slice holds anything: a brick closes its slices by itself."""
@@ -342,6 +381,10 @@ class GlusterFeed:
             return True
         with self._rolled:
             return self._rolled.wait(timeout) and not self._stopped
+
+    def ask(self) -> int:
+        """A brick's slices are its own."""
+        return 0
 
     def unreadable(self) -> list[Gfid]:
         """Directories that could not be listed since the last call."""

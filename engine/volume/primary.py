@@ -12,19 +12,24 @@ from typing import Any
 
 from engine.agent.index import Index, IndexError_
 from engine.apply import Problem
+from engine.backlog import Backlog
 from engine.batch import Plan
+from engine.continuity import Mine
 from engine.filters import Filters
 from engine.guard import Born
+from engine.journal.chain import History, Place, unproven
 from engine.journal.differ import Differ
-from engine.journal.format import Decoded
+from engine.journal.format import Decoded, JournalError
 from engine.journal.reader import Journal
-from engine.journal.recorder import Recorder, written
+from engine.journal.ready import written
+from engine.journal.recorder import Recorder
 from engine.journal.sources import open_source
+from engine.journal.waiting import JournalBacklog
 from engine.journal.writer import JournalWriter
 from engine.marks import MarkFile
 from engine.model import Changelog, DataChange, EngineError, EntryChange, Fop, Gfid, Mark, MetaChange
 from engine.options import Options
-from engine.volume.base import Closed, View
+from engine.volume.base import Closed, Found, View
 from engine.volume.handles import RootError, RootIdentity, can_open_by_handle
 from engine.volume.tree import TreeView, open_root
 
@@ -49,6 +54,7 @@ class TreePrimary:
         """The session's own directory, whose changes are of no interest."""
         os.makedirs(state, mode=0o700, exist_ok=True)
         self._facts = os.path.join(state, "brick.json")
+        self._damaged = os.path.join(state, "index.damaged")
         self.born = Born()
         self.marks = MarkFile(os.path.join(state, "marks.json"))
         self.feed: Recorder | None = None
@@ -56,9 +62,10 @@ class TreePrimary:
         self.brick_id = self._identify()
         self._suspect: int | None = None
         """Slices later than this second speak of suspects; None: there are none."""
-        where = os.fsencode(os.path.join(state, "journal"))
-        self.journal = Journal(where)
-        self._sizes = Journal(where)  # asked by the recorder's thread
+        self._where = os.fsencode(os.path.join(state, "journal"))
+        self.journal = Journal(self._where)
+        self._sizes = Journal(self._where)  # asked by the recorder's thread
+        self._waiting = JournalBacklog(self._where, owned=True)
 
     def _identify(self) -> bytes:
         """The brick's own id, made once."""
@@ -76,6 +83,35 @@ class TreePrimary:
         fresh = uuid.uuid4()
         self._keep({"id": str(fresh), "root": self.path})
         return fresh.bytes
+
+    @property
+    def copied(self) -> bool:
+        """Has a first full pass been applied? The first slice that moves the mark is the one after it."""
+        return self.marks.stime > Mark(0, 0)
+
+    @property
+    def unchecked(self) -> bool:
+        """Is what a run that did not end in order left in doubt still to be compared?"""
+        return self._suspect is not None
+
+    def waiting(self, busy: bool) -> Backlog | None:
+        """What waits, by the recorder, which goes on without a line; before it begins, what an earlier run recorded."""
+        del busy
+        feed = self.feed
+        if feed is not None:
+            return feed.backlog()
+        left = self._waiting.after(self.marks.stime)
+        # what has changed while nobody recorded is found by a crawl
+        return None if left is None else left._replace(exact=False, dated=False, crawling=True)
+
+    def walked(self) -> Found | None:
+        """What the walk of a first copy has found by now."""
+        feed = self.feed
+        return None if feed is None else feed.found()
+
+    def active_elsewhere(self) -> str | None:
+        """A tree has no replicas beside it."""
+        return None
 
     def _keep(self, facts: dict[str, object]) -> None:
         temp = self._facts + ".new"
@@ -136,6 +172,72 @@ class TreePrimary:
             self._keep({**facts, "identity": now.text})
         return now
 
+    # ---- its history -----------------------------------------------------------------------------------------
+
+    def stored(self, running: bool) -> Mine:
+        """What is stored here of the brick's history, for `continuity`. The journal's slices are read where it is not
+        `running`; the caller closes the chain."""
+        marks = self.marks
+        chain = History(self._where)
+        known = self._known().get("chain")
+        at = Place.parse(marks.at)
+        index_lost = not running and self.index_lost()
+        wrong = ""
+        pending = [] if running else [c for c in self.journal.pending(marks.stime) if c.path]
+        if known is not None and known == chain.origin and not running:
+            done = at.key if at is not None and chain.has(at) else (0, 0)
+            wrong = unproven(self._where, [(c.suffix, c.part, c.path) for c in pending], done, lambda t: self.log("error", t))
+        elif known is not None and chain.origin is not None and known != chain.origin:
+            wrong = "it is another one's"
+        return Mine(
+            chain=chain, known=known is not None, index_at=Place.parse(self._index_fact("at")), index_lost=index_lost,
+            at=at, stime=marks.stime, last=max(self.journal.last, 0), journal=wrong, running=running,
+        )  # fmt: skip
+
+    def older(self) -> bool:
+        """Was the replica made by a version that kept no history, and is it not compared since? Noted durably before the
+        history begins."""
+        facts = self._known()
+        if "chain" not in facts and "older" not in facts and self.marks.stime > Mark(0, 0):
+            facts = {**facts, "older": True}
+            self._keep(facts)
+        return bool(facts.get("older"))
+
+    def compared_once(self) -> None:
+        """Both sides were compared: nothing is left to be doubted of what an older version did."""
+        facts = self._known()
+        if "older" in facts:
+            self._keep({k: v for k, v in facts.items() if k != "older"})
+
+    @property
+    def token(self) -> str:
+        """The comparison that the index was begun for last; "" for none."""
+        return str(self._index_fact("token") or "")
+
+    def _index_fact(self, key: str) -> object:
+        """What the index that is committed says; None where there is none."""
+        if not os.path.exists(os.path.join(self.state, "index.db")):
+            return None
+        try:
+            index = self.open_index(1, reader=True)
+            try:
+                return index.fact(key)
+            finally:
+                index.close()
+        except (IndexError_, sqlite3.DatabaseError):
+            return None
+
+    def latest(self) -> str:
+        """The place of the last slice that was written; "" for none."""
+        with History(self._where) as chain:
+            return chain.last.text if chain.last is not None else ""
+
+    def place(self, changelog: Changelog) -> str:
+        """The place of a slice in the brick's history; "" where it has none."""
+        with History(self._where) as chain:
+            found = chain.find(changelog.suffix, changelog.part)
+            return found.text if found is not None else ""
+
     def paired(self, hello: dict[str, object], link: object) -> None:
         """A tree has nothing to learn of its secondary."""
         del hello, link
@@ -168,8 +270,14 @@ class TreePrimary:
         return self.feed.differ.excluded_with(view.index)
 
     def read(self, changelog: Changelog) -> Decoded:
-        """The records of a slice. Raises JournalError."""
-        return self.journal.read(changelog)
+        """The records of a slice. Raises JournalError; also when it is not as it was written."""
+        decoded = self.journal.read(changelog)
+        if changelog.path:
+            with History(self._where) as chain, open(changelog.path, "rb") as f:
+                if not chain.proves(changelog.suffix, changelog.part, f.read()):
+                    text = f"{os.fsdecode(changelog.path)} is not as it was written"
+                    raise JournalError(text, path=changelog.path, code="changelog-changed")
+        return decoded
 
     def done(self, changelogs: Iterable[Changelog]) -> None:
         """These are on the secondary: into the archive (CHG-11). Raises OSError."""
@@ -192,13 +300,19 @@ class TreePrimary:
         clear: bool,
         on_closed: Callable[[], None],
         on_error: Callable[[EngineError], None],
+        token: str = "",
     ) -> Recorder:
-        """Start to record, with the hybrid crawl that a start after downtime needs (CRW-1, CRW-8)."""
+        """Start to record, with the hybrid crawl that a start after downtime needs (CRW-1, CRW-8). `token` names the
+        comparison that it begins with `clear`."""
         options = current()
         identity = self.identity(adopt)
+        if clear:
+            # what is to be compared with the secondary anew needs no older slices; before they are chained
+            self.journal.done_many([c for c in self.journal.pending(self.marks.stime) if c.path])
         index = self.open_index(64)
         view = self.view(index)
-        writer = JournalWriter(os.path.join(self.state, "journal"), floor=max(0, self.marks.stime.sec + 1))
+        writer = JournalWriter(self._where, floor=max(0, self.marks.stime.sec + 1))
+        self._continue(index, writer, options)
         source = open_source(options.recorder, self.root, self.brick_id, self.log, [os.fsencode(self.beside)])
         filters = Filters(list(options.include), list(options.exclude)) if options.include or options.exclude else None
         differ = Differ(view, index, filter_for=self._filter(filters))
@@ -207,7 +321,7 @@ class TreePrimary:
             rollover=options.rollover_time,
             full=lambda: self.journal_size() > current().state_limit,
             scrub=lambda: (current().scrub_interval, current().scrub_rate),
-            on_closed=on_closed, on_error=on_error, log=self.log,
+            on_closed=on_closed, on_error=lambda e: self._ended(e, on_error), log=self.log,
             pending=lambda: self.journal.pending(self.marks.stime),
         )  # fmt: skip
         floor = index.fact("walk_since")
@@ -218,11 +332,10 @@ class TreePrimary:
             for c in self.journal.pending(stime)
             if c.size
         ]
-        if clear:
-            # what is to be compared with the secondary anew needs no older slices
-            self.journal.done_many([c.changelog for c in left])
-            left = []
+        recorder.token = token
         recorder.prepend(left)
+        if not clear and not self.copied:  # a first copy that was interrupted goes on
+            differ.emit.files, differ.emit.bytes = index.files()
         self._running()
         source.start()
         if stime < Mark(0, 0) and index.count() == 0:
@@ -236,6 +349,25 @@ class TreePrimary:
         self.log("info", f"recording with {source.name}")
         return recorder
 
+    def _ended(self, error: EngineError, told: Callable[[EngineError], None]) -> None:
+        """Recording ended: an index that turned out to be damaged is not opened again."""
+        if error.code == "index-damaged":
+            with contextlib.suppress(OSError):
+                os.close(os.open(self._damaged, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        told(error)
+
+    def _continue(self, index: Index, writer: JournalWriter, options: Options) -> None:
+        """The index was found to fit its journal: it is at the last slice from now on, the one that a crash left out of
+        it included, which is repeated."""
+        if self._known().get("chain") != writer.origin:
+            self._keep({**self._known(), "chain": writer.origin})
+        if options.archive_retention > 0:
+            writer.prune_chain(min(self.marks.stime.sec, int(writer.clock() - options.archive_retention)))
+        at = writer.place.text if writer.place is not None else None
+        if index.fact("at") != at:
+            index.set_fact("at", at)
+            index.commit(durable=True)
+
     def index_lost(self) -> bool:
         """Is the index damaged, or gone though there are marks? A damaged one is set aside; both sides are then
         compared anew."""
@@ -243,6 +375,8 @@ class TreePrimary:
         if not os.path.exists(path):
             return self.marks.stime > Mark(-1, 0)
         try:
+            if os.path.exists(self._damaged):
+                raise IndexError_("it turned out to be damaged")
             index = self.open_index(16)
             try:
                 index.count()
@@ -256,6 +390,8 @@ class TreePrimary:
                 os.replace(path + end, path + end + ".broken")
             except FileNotFoundError:
                 pass
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._damaged)
         return True
 
     def journal_size(self) -> int:

@@ -16,7 +16,7 @@ LATEST = 32_503_680_000.0
 
 TIMES = frozenset((
     "time", "data_time", "last_synced", "checkpoint_time", "checkpoint_completion_time", "completion_time", "since",
-    "started", "retry_at", "first_time", "last_time",
+    "started", "retry_at", "first_time", "last_time", "as_of", "last_seen", "failures_since",
 ))  # fmt: skip
 """Keys whose numbers are unix times, wherever they are in a picture."""
 

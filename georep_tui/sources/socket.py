@@ -5,13 +5,19 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from engine.protocol import find_sockets
 from georep_tui.sources.base import Doc, SourceError, cut_off
 from georep_tui.sources.line import LineSource
 from georep_tui.sources.several import Several
+
+if TYPE_CHECKING:
+    from engine.life import Life
+    from georep_tui import places
+
+    Known = list[tuple[places.Known, Life]]
 
 RETRY = 2.0
 """Seconds between two tries to reach an engine that has gone."""
@@ -118,11 +124,15 @@ class SocketSource:
 
 
 class Local(Several):
-    """All sessions of this machine that we may see; those that start later appear."""
+    """All sessions of this machine that we may see; those that start later appear.
 
-    def __init__(self, only: str | None = None) -> None:
+    `known` gives, each time anew, all sessions that are known here: those that do not run are in the picture, too.
+    """
+
+    def __init__(self, only: str | None = None, known: Iterator[Known] | None = None) -> None:
         super().__init__([])
         self._only = only
+        self._standing = known
         self._known: dict[str, SocketSource] = {}
         self._looked = 0.0
 
@@ -136,7 +146,26 @@ class Local(Several):
         self.sources = list(self._known.values())
 
     def snapshot(self) -> Doc:
-        """All pictures in one; empty where nothing runs. Raises SourceError when the one asked for is not."""
+        """All pictures in one; empty where nothing runs. Raises SourceError when the one asked for is not there."""
+        if self._standing is None:
+            return self._running()
+        from georep_tui.standing import with_standing
+
+        known = next(self._standing)
+        missing: SourceError | None = None
+        try:
+            found = self._running()
+        except SourceError as e:
+            if e.code not in ("no-session", "gone", "closed"):
+                raise
+            missing, found = e, {"version": 1, "time": time.time(), "sources": [], "sessions": []}
+        whole = with_standing(found, known, self._only, time.time())
+        if missing is not None and not whole["sessions"]:
+            raise missing
+        return whole
+
+    def _running(self) -> Doc:
+        """The sessions whose engines run, or ran when they were last seen."""
         self._look()
         if not self.sources and self._only is not None:
             raise SourceError(f"session {self._only} is not running here", hint="georep-tui list", code="no-session")

@@ -19,7 +19,7 @@ COLUMNS = (
     Column("crawl", "crawl", 9, since=110, drop=5),
     Column("synced", "synced", 7, right=True, since=110, drop=8),
     Column("lag", "lag", 6, right=True, drop=0),
-    Column("pending", "pending", 7, right=True, until=109, drop=3),
+    Column("pending", "pending", 7, right=True, drop=3),
     Column("entry", "entry", 6, right=True, since=110, drop=6),
     Column("data", "data", 6, right=True, since=110, drop=6),
     Column("meta", "meta", 6, right=True, since=110, drop=6),
@@ -81,6 +81,8 @@ def state_cell(status: str, judged: Judged) -> Line:
     sign = signs.state(status)
     if judged.stale is not None:
         return (Cell("? ", "unknown"), Cell(f"{age(max(10.0, judged.stale))} old", "unknown"))
+    if status == "Stopped" and judged.reasons and judged.reasons[0].code == "died":
+        return (Cell("✖ ", "critical"), Cell("died", "critical"))
     if judged.verdict in ("warning", "critical") and sign.role not in ("critical", "warning"):
         raised = signs.verdict(judged.verdict)
         return (Cell(f"{raised.sign} ", raised.role), Cell(sign.word, raised.role))

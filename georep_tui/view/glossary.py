@@ -13,8 +13,8 @@ TERMS: tuple[tuple[str, str], ...] = (
     ("xsync", "another word for the hybrid crawl; x forces one"),
     ("lag", "age of the oldest change that is not on the secondary yet, failures included; 0 if none is known, – if unknown"),
     ("synced", "everything that changed on the primary before this moment is on the secondary"),
-    ("entry / data / meta", "operations queued: names, contents, attributes"),
-    ("pending", "entry + data + meta"),
+    ("pending", "all changes that are known and not on the secondary yet"),
+    ("entry / data / meta", "what is left of the batch: names, contents, attributes"),
     ("failures", "objects that could not be synced; each is kept in a ledger and tried again until both sides agree"),
     ("batch", "changes that are applied and committed together: entry, data, meta, commit"),
     ("checkpoint", "a moment: complete when all before it is on the secondary; with failures before it, it is not good"),
@@ -32,5 +32,5 @@ STATES: tuple[tuple[str, str], ...] = (
     ("Faulty", "the worker failed; its reason and the next attempt are shown"),
     ("Held", "deletes wait for a person's answer"),
     ("Paused", "a person paused it; changes are recorded, not applied"),
-    ("Stopped", "not running; nothing is replicated"),
+    ("Stopped", "not running; nothing is replicated. *died*: its engine ended without a stop"),
 )

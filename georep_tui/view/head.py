@@ -35,7 +35,7 @@ def session_head(
     stale = stale_text(judged)
     role = "unknown" if stale else ""
     pending, files = pending_of(session), _sum(brick.files_rate for brick in session.bricks)
-    lines: list[Line] = [verdict_line(judged, safe_text(session.state, session.lag, judged), columns), *hint_lines(judged, reasons)]
+    lines: list[Line] = [verdict_line(judged, safe_text(session.state, session.lag, judged, session.bricks), columns), *hint_lines(judged, reasons)]
     lines += [
         (label("bricks"), *bricks_text(session, stale=bool(stale)), Cell(stale, "unknown")),
         (
@@ -72,7 +72,7 @@ def brick_head(
     synced = UNKNOWN if brick.last_synced is None else moment(brick.last_synced, now, zone)
     ago = f" ({duration(max(0.0, now - brick.last_synced))} ago)" if brick.last_synced else ""
     return [
-        verdict_line(judged, safe_text(brick.status, brick.lag, judged), columns),
+        verdict_line(judged, safe_text(brick.status, brick.lag, judged, (brick,)), columns),
         *hint_lines(judged, reasons, brick, now, zone),
         (label("state"), *state, Cell("  to ", "muted"), Cell(escape(to))),
         (label("crawl"), Cell(crawl_text(brick.crawl), role)),
@@ -85,10 +85,10 @@ def brick_head(
             Cell(f"  {count(brick.files_rate)} files/s  {count(brick.entries_rate)} entries/s", "muted"),
         ),
         (
-            label("queued"), Cell("entry ", "muted"), Cell(count(brick.entry)), Cell("  data ", "muted"),
-            Cell(count(brick.data)), Cell("  meta ", "muted"), Cell(count(brick.meta)), Cell("  failures ", "muted"),
-            Cell(count(brick.failures), failures_role(brick.failures, limits)), Cell("  backlog ", "muted"),
-            Cell(_backlog(brick)),
+            label("pending"), Cell(count(brick.pending)), Cell("  batch: entry ", "muted"), Cell(count(brick.entry)),
+            Cell("  data ", "muted"), Cell(count(brick.data)), Cell("  meta ", "muted"), Cell(count(brick.meta)),
+            Cell("  failures ", "muted"), Cell(count(brick.failures), failures_role(brick.failures, limits)),
+            Cell("  backlog ", "muted"), Cell(_backlog(brick)),
         ),
         (
             label("secondary"), Cell(f"{size(brick.free_bytes)} and {count(brick.free_inodes)} inodes free", role),

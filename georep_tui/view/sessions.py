@@ -7,8 +7,9 @@ from datetime import tzinfo
 
 from georep_tui.view import signs
 from georep_tui.view.bricks import failures_role, lag_role, reason_lines, state_cell
-from georep_tui.view.snapshot import Checkpoint, Session, Snapshot
+from georep_tui.view.snapshot import Brick, Checkpoint, Session, Snapshot
 from georep_tui.view.spark import sparkline
+from georep_tui.view.status import standing_by
 from georep_tui.view.table import Column, Row
 from georep_tui.view.text import UNKNOWN, Cell, Line, cut, escape, width
 from georep_tui.view.units import age, count, duration, moment, plural, rate
@@ -70,7 +71,7 @@ def session_row(
 
 
 def pending_of(session: Session) -> int | None:
-    """Operations queued in all bricks of which it is known; None if it is known of none."""
+    """Changes that wait in all bricks of which it is known; None if it is known of none."""
     known = [brick.pending for brick in session.bricks if brick.pending is not None]
     return sum(known) if known else None
 
@@ -126,12 +127,12 @@ def verdict_line(judged: Judged, what: str = "", columns: int = 0) -> Line:
     return (head, Cell(f"  {what}" if what else ""))
 
 
-def safe_text(state: str, lag: float | None, judged: Judged) -> str:
+def safe_text(state: str, lag: float | None, judged: Judged, bricks: Sequence[Brick] = ()) -> str:
     """What "ok" means right now, of a session or a brick, in words that the numbers bear out."""
     if judged.verdict != "ok":
         return ""
     if state == "Passive":
-        return "standing by: another replica is active"
+        return standing_by([brick.raw for brick in bricks])
     if lag is None:
         return "how far behind is not known"
     if lag <= 0:

@@ -154,7 +154,12 @@ class Brick:
 
     @property
     def pending(self) -> int | None:
-        """Entry, data and meta operations queued; None when any is unknown."""
+        """All changes that are known and not on the secondary; None when nobody knows. Where an engine does not count
+        them, the operations of its batch."""
+        backlog = self.raw.get("backlog")
+        if "as_of" in self.raw or (backlog and "changes" in backlog):
+            changes: int | None = (backlog or {}).get("changes")
+            return changes
         if self.entry is None or self.data is None or self.meta is None:
             return None
         return self.entry + self.data + self.meta

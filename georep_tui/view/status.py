@@ -13,8 +13,10 @@ Doc = Mapping[str, Any]
 
 CHECK_WIDTH = 80
 CHECK_CODES = {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
-_HEAD = ("", "brick", "state", "crawl", "synced", "lag", "entry", "data", "meta", "fail", "rate", "batch")
-_RIGHT = {5, 6, 7, 8, 9, 10}
+_HEAD = ("", "brick", "state", "crawl", "synced", "lag", "pending", "fail", "rate", "batch")
+_RIGHT = {5, 6, 7, 8}
+_UNSAID = ("died", "stopped")
+"""Reasons whose hint is as much worth a monitoring system's line as they are: the command that starts it again."""
 
 
 def status_lines(document: Doc) -> list[str]:
@@ -40,7 +42,7 @@ def session_lines(session: Doc, now: float) -> list[str]:
     known = session["failures"]
     failures = "failures unknown" if known is None else plural(known, "failure")
     lines = [
-        f"{sign.sign} {escape(session['name'])}: {sign.word.upper()}, {session['state']}, "
+        f"{sign.sign} {escape(session['name'])}: {sign.word.upper()}, {_state(session)}, "
         f"lag {duration(session['lag_seconds'])}, {failures}",
         f"  {escape(session['primary'])} → {escape(session['secondary'])}",
     ]  # fmt: skip
@@ -52,7 +54,38 @@ def session_lines(session: Doc, now: float) -> list[str]:
     for reason in session["reasons"]:
         hint = f" ({escape(reason['hint'])})" if reason.get("hint") else ""
         lines.append(f"  └ {escape(reason['text'])}{hint}")
+    if session["verdict"] == "ok" and session["state"] == "Passive":
+        lines.append(f"  └ {escape(standing_by(session['bricks']))}")
+    if not session["bricks"]:
+        return lines
     return lines + ["  " + line for line in _table([_HEAD, *(_row(b, now) for b in session["bricks"])])]
+
+
+def _state(session: Doc) -> str:
+    """The state in a word; of one whose engine died, that."""
+    died = any(r["code"] == "died" for r in session["reasons"])
+    return "died" if died and session["state"] == "Stopped" else str(session["state"])
+
+
+def standing_by(bricks: Sequence[Doc]) -> str:
+    """`passive: n1:/bricks/a is active`, with every brick that is active for one of these, as far as known."""
+    known = list(dict.fromkeys(b["active_elsewhere"] for b in bricks if b.get("active_elsewhere")))
+    if not known:
+        return "standing by: another replica is active"
+    return f"passive: {', '.join(map(str, known))} {'is' if len(known) == 1 else 'are'} active"
+
+
+def pending(brick: Doc) -> int | None:
+    """All changes that are known and not on the secondary; None when nobody knows.
+
+    Where an engine does not count them (gsyncd), the operations of its batch.
+    """
+    backlog = brick.get("backlog")
+    if "as_of" in brick or (backlog and "changes" in backlog):
+        changes: int | None = (backlog or {}).get("changes")
+        return changes
+    parts = (brick["entry"], brick["data"], brick["meta"])
+    return None if None in parts else sum(parts)
 
 
 def _checkpoint(point: Doc, now: float) -> str:
@@ -75,8 +108,8 @@ def _row(brick: Doc, now: float) -> tuple[str, ...]:
     return (
         sign.sign, escape(f"{brick['node']}:{brick['brick']}"), brick["status"],
         signs.crawl_word(brick["crawl_status"]),
-        moment(brick["last_synced"], now), duration(brick["lag_seconds"]), count(brick["entry"]), count(brick["data"]),
-        count(brick["meta"]), count(brick["failures"]), rate(speed), done,
+        moment(brick["last_synced"], now), duration(brick["lag_seconds"]), count(pending(brick)),
+        count(brick["failures"]), rate(speed), done,
     )  # fmt: skip
 
 
@@ -89,7 +122,7 @@ def list_rows(document: Doc) -> list[tuple[str, ...]]:
     """A row for each session: name, state, verdict, lag, failures, primary, secondary."""
     return [
         (
-            escape(s["name"]), s["state"], signs.verdict(s["verdict"]).word, duration(s["lag_seconds"]),
+            escape(s["name"]), _state(s), signs.verdict(s["verdict"]).word, duration(s["lag_seconds"]),
             count(s["failures"]), escape(s["primary"]), escape(s["secondary"]),
         )
         for s in document["sessions"]
@@ -110,10 +143,14 @@ def check(document: Doc) -> tuple[int, str]:
     elif verdict != "ok":
         reason = worst["reasons"][0]["text"] if worst["reasons"] else worst["state"]
         text = f"{worst['name']}: {reason}"
+        if worst["reasons"] and worst["reasons"][0]["code"] in _UNSAID and worst["reasons"][0]["hint"]:
+            text += f"; {worst['reasons'][0]['hint'].removeprefix('start it again: ')}"
+    elif len(sessions) == 1 and worst["state"] == "Passive":
+        text = f"{worst['name']}: {standing_by(worst['bricks'])}"
     elif len(sessions) == 1:
         text = f"{worst['name']}: {worst['state']}, {duration(worst['lag_seconds'])} behind"
     else:
-        lags = [s["lag_seconds"] for s in sessions]
+        lags = [s["lag_seconds"] for s in sessions if s["state"] != "Passive"] or [None]
         text = f"{len(sessions)} sessions, {duration(None if None in lags else max(lags))} behind"
     line = cut(escape(f"GEOREP {verdict.upper()}: {text}").replace("|", "/"), CHECK_WIDTH)
     data = " ".join(_performance(s, "" if len(sessions) == 1 else f"{s['name']} ") for s in sessions)
@@ -123,8 +160,8 @@ def check(document: Doc) -> tuple[int, str]:
 def _performance(session: Doc, label: str) -> str:
     lag = "U" if session["lag_seconds"] is None else f"{session['lag_seconds']:g}s"
     failures = "U" if session["failures"] is None else str(session["failures"])
-    pending = [
-        b["entry"] + b["data"] + b["meta"] for b in session["bricks"] if None not in (b["entry"], b["data"], b["meta"])
-    ]
-    words = [("lag", f"{lag};;;0"), ("failures", f"{failures};;;0"), ("pending", f"{sum(pending)};;;0")]
+    counts = [pending(b) for b in session["bricks"] if b["status"] != "Passive"]
+    known = [c for c in counts if c is not None]
+    waiting = "U" if len(known) < len(counts) or session.get("ended") else str(sum(known))
+    words = [("lag", f"{lag};;;0"), ("failures", f"{failures};;;0"), ("pending", f"{waiting};;;0")]
     return " ".join(f"'{label}{name}'={value}" for name, value in words)

@@ -40,7 +40,7 @@ def escape(text: str) -> str:
 
 def _shown(char: str) -> str:
     code = ord(char)
-    if char in _HIDDEN or unicodedata.category(char) in ("Cc", "Cs", "Cn", "Co"):
+    if char in _HIDDEN or unicodedata.category(char) in ("Cc", "Cf", "Cs", "Cn", "Co"):
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     return char
 

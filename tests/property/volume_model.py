@@ -39,6 +39,7 @@ from engine.agent.frames import Frame
 from engine.agent.gluster import GlusterTarget
 from engine.agent.gluster_pool import Pool
 from engine.agent.server import _Server
+from engine.backlog import Backlog
 from engine.batches import Batches
 from engine.guard import Born
 from engine.journal.format import ASCII, VERSION, Decoded
@@ -48,7 +49,7 @@ from engine.model import NO_MARK, ROOT, Changelog, DataChange, EntryChange, Fop,
 from engine.options import Options
 from engine.transfer.limit import Bandwidth
 from engine.turn import Turn
-from engine.volume.base import Closed, Crawling
+from engine.volume.base import Closed, Crawling, Found
 from engine.volume.brickpath import GFID, LINKTO, NAME_PREFIX, handle
 from engine.volume.facts import BrickFacts, VolumeFacts
 from engine.volume.gluster import GlusterPrimary, GlusterVolume
@@ -392,12 +393,14 @@ class Marks:
     """Marks in memory."""
 
     moved_by_other = False
+    at = ""
+    epoch = 0
 
     def __init__(self) -> None:
         self.stime = self.entry_stime = NO_MARK
         self.identity: dict[str, str] = {}
 
-    def advance(self, stime: Mark | None = None, entry_stime: Mark | None = None) -> bool:
+    def advance(self, stime: Mark | None = None, entry_stime: Mark | None = None, at: str = "") -> bool:
         self.stime, self.entry_stime = stime or self.stime, entry_stime or self.entry_stime
         return True
 
@@ -471,8 +474,11 @@ class Feed:
             if closed.changelog.part == 0 and not closed.changelog.path:
                 self._reason = ""
 
-    def backlog(self) -> tuple[int, int, float | None]:
-        return len(self._ready), 0, None
+    def backlog(self) -> Backlog:
+        return Backlog(len(self._ready), 0, None)
+
+    def found(self) -> Found:
+        return Found(0, 0, False)
 
     def crawl_now(self) -> Crawling:
         return Crawling("live")
@@ -646,6 +652,7 @@ class Model:
         self.said = []
         self.volume: Any = SimpleNamespace(
             facts=self.facts, bricks=list(self.facts.bricks), running=lambda _brick: True, known={}, born=Born(),
+            secondary="secondary",
             options=lambda: self.options,
         )  # fmt: skip
         self.sites = [Site(self, side) for side in range(2)]

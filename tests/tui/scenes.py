@@ -103,6 +103,26 @@ def stopped(number: int = 1) -> Doc:
                            "hint": "start it: georep-tui run"}])  # fmt: skip
 
 
+def first_copy(number: int = 1) -> Doc:
+    """A brick whose first full pass is under way."""
+    done = {"files": [6376, 30000], "bytes": [1288490188, 6227702579], "found": [30000, 6227702579], "since": NOW - 100,
+            "fraction": 0.2069, "eta_seconds": 372.0, "eta_basis": "at the rate of the last minute", "files_per_s": 63.0,
+            "bytes_per_s": 12582912.0}  # fmt: skip
+    text = ("first copy: 6,376 of 30,000 files, 20 %, 1.2 of 5.8 GiB, 12 MiB/s, about 6 min left "
+            "(at the rate of the last minute)")  # fmt: skip
+    return brick(number, crawl_status="Hybrid Crawl", lag_seconds=None, verdict="warning", last_synced=None, as_of=None,
+                 first_copy=True, first_pass=done, reasons=[{"code": "first-copy", "text": text, "hint": ""}],
+                 backlog={"changelogs": 6, "bytes": 2126160, "changes": 23624, "exact": True, "since": None})  # fmt: skip
+
+
+def died(number: int = 1) -> Doc:
+    """A brick of a session whose engine was killed, as its state directory tells of it."""
+    return stopped(number) | {
+        "ended": True, "as_of": None, "reasons": [{"code": "died", "text": "died, last seen 05:20:11",
+                                                   "hint": "start it again: georep-tui run web --no-ui"}],
+    }  # fmt: skip
+
+
 def held(number: int = 1) -> Doc:
     """A brick whose deletes the guard holds."""
     return quiet(

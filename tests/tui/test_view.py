@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from georep_tui.view import signs
@@ -16,7 +16,8 @@ from georep_tui.view.spark import bar, percent, sparkline
 from georep_tui.view.table import Column, Order, Row, arrange, layout
 from georep_tui.view.text import cut, cut_middle, escape, fit, plain, width, wrap
 from georep_tui.view.units import age, clock, count, duration, moment, rate, size
-from georep_tui.view.status import check
+from georep_tui.view.bricks import state_cell
+from georep_tui.view.status import check, status_lines
 from georep_tui.view.verdict import Thresholds, judge_brick, judge_session, judged, limits_of
 from tests.tui import scenes
 from tests.tui.scenes import NOW, ZONE, session, snapshot
@@ -25,6 +26,7 @@ ANY = st.text(st.characters(codec=None), max_size=40)
 
 
 @given(ANY)
+@example("\U000e0020 a tag nobody sees")
 def test_escape_leaves_nothing_that_acts(text: str) -> None:
     """No control, no surrogate, no mark of direction; printable ASCII stays; escaping twice changes nothing."""
     shown = escape(text)
@@ -188,6 +190,40 @@ def test_thresholds_raise_a_verdict_and_never_lower_it() -> None:
     found = judge_session(taken.sessions[0], taken, NOW, Thresholds(lag_warning=90))
     assert found.verdict == "critical" and found.reasons[0].code == "ssh"
     assert {reason.code for reason in found.reasons} == {"ssh", "lag"}
+
+
+def test_pending_is_all_that_waits_and_not_the_batch() -> None:
+    """What an engine counts is shown; of one that does not count, its batch; what nobody knows is unknown."""
+    (copying, gsyncd, dead) = parse(snapshot(session("web", [scenes.first_copy(1), scenes.brick(2), scenes.died(3)]))).sessions[0].bricks
+    assert (copying.pending, gsyncd.pending, dead.pending) == (23624, 3, None)
+    code, line = check(snapshot(session("web", [scenes.first_copy(1)])))
+    assert code == 1 and line.startswith("GEOREP WARNING: web: first copy: 6,376 of 30,000 files, 20 %, 1.2 of 5.8")
+    assert "'lag'=U" in line and "'pending'=23624;" in line
+
+
+def test_who_died_is_called_so_with_the_command_that_starts_it() -> None:
+    """In the console's cell, the plain status, and the line for a monitoring system."""
+    document = snapshot(session("web", [scenes.died(1)], ended=True), session("mail", [scenes.quiet(2)]))
+    taken = parse(document)
+    web = next(s for s in taken.sessions if s.name == "web")
+    judged_ = judge_session(web, taken, NOW, Thresholds())
+    assert (judged_.verdict, judged_.stale) == ("critical", None)
+    assert plain(state_cell(web.state, judged_)) == "✖ died"
+    lines = status_lines(document)
+    assert lines[0].startswith("✖ web: CRITICAL, died, ") and "(start it again: georep-tui run web --no-ui)" in lines[2]
+    code, line = check(document)
+    assert (code, line.partition(" | ")[0]) == (2, "GEOREP CRITICAL: web: died, last seen 05:20:11; georep-tui run web --no-ui")
+    assert "'web pending'=U" in line and "'mail pending'=0" in line
+
+
+def test_a_passive_set_says_who_is_active() -> None:
+    """A node with passive bricks only is well, exit code 0."""
+    document = snapshot(session("vol", [{**scenes.passive(1), "active_elsewhere": "n1:/bricks/a"}], lag_seconds=None))
+    taken = parse(document)
+    assert judge_session(taken.sessions[0], taken, NOW, Thresholds()).verdict == "ok"
+    code, line = check(document)
+    assert (code, line.partition(" | ")[0]) == (0, "GEOREP OK: vol: passive: n1:/bricks/a is active")
+    assert any("passive: n1:/bricks/a is active" in line for line in status_lines(document))
 
 
 def test_every_state_has_a_sign_of_its_own() -> None:

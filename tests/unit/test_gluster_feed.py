@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from engine.journal.format import encode
 from engine.journal.history import place
 from engine.journal.reader import Journal
+from engine.journal.waiting import JournalBacklog
 from engine.model import DataChange, EngineError, Mark
 from engine.volume import glusterfeed
 from engine.volume.base import Closed
@@ -140,3 +142,40 @@ def test_a_journal_that_falls_silent_is_asked_about(brick: Brick, monkeypatch: p
     assert len(brick.asked) == 1
 
 
+
+
+def test_what_waits_is_known_without_a_feed(brick: Brick) -> None:
+    """A brick keeps its journal while there is no line: number, bytes and the oldest change's time are read from it."""
+    waiting = JournalBacklog(brick.root, owned=False)
+    mark = Mark(brick.now, 0)
+    assert waiting.after(Mark(0, 0)) is None, "before a first copy nothing says from where"
+    for second in (2, 3):
+        brick.full(second, second)
+    found = waiting.after(mark)
+    assert found is not None and (found.changelogs, found.changes, found.exact, found.since) == (2, 2, True, float(mark.sec))
+    assert found.bytes > 0 and not found.crawling
+    Path(os.fsdecode(brick.root), "CHANGELOG").write_bytes(encode([DataChange(bytes([n]) * 16) for n in range(9)]))
+    later = JournalBacklog(brick.root, owned=False).after(Mark(brick.now + 3, 0))
+    assert later is not None and (later.changelogs, later.changes, later.exact) == (0, 1, False), "the open slice has something"
+    assert later.since == brick.now + 3
+
+
+def test_a_slice_that_was_closed_and_not_read_waits(brick: Brick) -> None:
+    """Between its end and the look at the index it is in no list: its age is not forgotten."""
+    brick.taken()
+    live = Path(os.fsdecode(brick.root), "CHANGELOG")
+    with live.open("ab") as f:
+        f.write(b"x" * 100)
+    heard = threading.Event()
+    for _ in range(500):
+        if brick.feed.heard is not None or heard.wait(0.01):
+            break
+    first = brick.feed.heard
+    assert first is not None
+    brick.feed._watch.told = heard.set
+    live.unlink()
+    brick.full(1, 1)
+    assert heard.wait(5)
+    assert brick.feed.heard == first, "rolled over, and still to be read"
+    found = brick.feed.backlog()
+    assert (found.changelogs, found.changes) == (1, 1)

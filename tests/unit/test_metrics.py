@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -62,9 +63,13 @@ def ask(brick: BrickStatus) -> Iterator[Ask]:
         yield samples
 
 
-def test_what_is_unknown_has_no_sample(ask: Ask) -> None:
+def test_what_is_unknown_has_no_sample_but_lag_and_pending_never_vanish(ask: Ask) -> None:
     found, brick = ask(), ("web", "m1", "/srv/\\xff")
-    assert found.of("georep_brick_lag_seconds", *brick) is None
+    for name in ("lag_seconds", "pending"):
+        value = found.of(f"georep_brick_{name}", *brick)
+        assert value is not None and math.isnan(value), name
+    assert math.isnan(found[("georep_session_lag_seconds", frozenset({"web"}))])
+    assert found.of("georep_session_up", "web") == 0
     assert found.of("georep_brick_last_synced_timestamp_seconds", *brick) is None
     assert found.of("georep_brick_status", *brick, "Created") == 1
     assert found.of("georep_session_verdict", "web", "unknown") == 1
@@ -75,7 +80,7 @@ def test_each_answer_is_of_now(ask: Ask, brick: BrickStatus) -> None:
     labels = ("web", "m1", "/srv/\\xff")
     brick.synced(Mark(1_795_325_087, 0))
     brick.crawl("live", None, None, None)
-    brick.backlog(3, 900, None)
+    brick.backlog(3, 900, None, changes=500, exact=True)
     brick.active()
     brick.entries_done(5)
     brick.batch_begin(1, changelogs=1, entries=7, files=2, metas=1)
@@ -85,7 +90,9 @@ def test_each_answer_is_of_now(ask: Ask, brick: BrickStatus) -> None:
     assert found.of("georep_brick_last_synced_timestamp_seconds", *labels) == 1_795_325_087
     assert found.of("georep_brick_backlog_changelogs", *labels) == 3
     assert found.of("georep_brick_entries_total", *labels) == 5
-    assert [found.of("georep_brick_pending", *labels, k) for k in ("entry", "data", "meta")] == [7, 2, 1]
+    assert [found.of("georep_brick_batch_operations", *labels, k) for k in ("entry", "data", "meta")] == [7, 2, 1]
+    assert found.of("georep_brick_pending", *labels) == 500
+    assert found.of("georep_session_up", "web") == 1
     brick.backlog(0, 0, None)
     assert ask().of("georep_brick_lag_seconds", *labels) == 0
 

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -16,12 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
+from engine.backlog import Backlog
+from engine.bound import Binding
 from engine.guard import Hold
 from engine.ledger import Failure, Ledger
-from engine.model import EngineError, Mark
+from engine.model import Changelog, EngineError, Mark
 from engine.progress import WINDOW, Rate
 from engine.status import BrickStatus, Who
 from engine.verdict import Thresholds
+from engine.volume.base import Closed
 
 SCHEMA = json.loads((Path(engine.__file__).parent / "snapshot.schema.json").read_text())
 LIMITS = Thresholds()
@@ -189,7 +193,86 @@ def test_sta_3_lag_is_unknown_during_a_first_crawl(tmp_path: Path) -> None:
     status.active()
     found = _seen(status)
     assert found["lag_seconds"] is None
-    assert found["verdict"] == "unknown"
+    assert (found["verdict"], [r["code"] for r in found["reasons"]]) == ("warning", ["first-copy"])
+
+
+def test_as_of_is_the_proven_instant(tmp_path: Path) -> None:
+    """It moves with what is proven, and there is none while anything is in doubt."""
+    status = _status(tmp_path)
+    assert _seen(status)["as_of"] is None
+    _live(status, mark=1000)
+    assert _seen(status)["as_of"] == 1000.0
+    status.proven(1007.25)
+    status.proven(1003.0)
+    assert _seen(status)["as_of"] == 1007.25
+    status.faulty(EngineError("line gone", code="link"), 1, 9999.0)
+    assert _seen(status)["as_of"] == 1007.25, "what was proven stays so without a line"
+    _live(status, mark=1010)
+    status.recovering(True)
+    found = _seen(status)
+    assert (found["as_of"], found["verdict"], found["lag_seconds"]) == (None, "unknown", 0.0)
+    status.recovering(False)
+    status.comparing(3, None, "restored")
+    found = _seen(status)
+    assert (found["as_of"], found["verdict"], found["comparing"]["seen"]) == (None, "unknown", 3)
+    status.compared()
+    assert (_seen(status)["as_of"], _seen(status)["verdict"]) == (1010.0, "ok")
+
+
+def test_no_checkpoint_completes_while_both_sides_are_compared(tmp_path: Path) -> None:
+    status = _status(tmp_path)
+    _live(status, mark=100)
+    status.set_checkpoint(200)
+    status.comparing(0, 10, "restored")
+    assert not status.synced(Mark(300, 0))
+    status.set_checkpoint(250)
+    assert _seen(status)["checkpoint_completed"] is False
+    status.compared()
+    assert _seen(status)["checkpoint_completed"] is True
+
+
+def test_what_waits_is_asked_for_also_without_a_line(tmp_path: Path) -> None:
+    """Faulty and trying again: lag and number are those of now."""
+    status = _status(tmp_path)
+    _live(status)
+    asked: list[bool] = []
+
+    def waiting(busy: bool) -> Backlog:
+        asked.append(busy)
+        return Backlog(2, 180, 5000.0, 500, True)
+
+    status.ask = waiting
+    status.faulty(EngineError("line gone", code="link"), 1, 9999.0)
+    found = _seen(status, 5007.5)
+    assert (found["lag_seconds"], found["backlog"]["changes"], found["verdict"]) == (7.5, 500, "critical")
+    status.initializing()
+    assert _seen(status, 5008.5)["lag_seconds"] == 8.5
+    assert found["last_error"]["since"] == _seen(status)["last_error"]["since"], "the first failure's time, over all attempts"
+    status.stopped()
+    assert _seen(status)["lag_seconds"] is None and asked == [True, True, True]
+
+
+def test_a_first_copy_is_told_until_the_mark_moves(tmp_path: Path) -> None:
+    """Its numbers survive a restart; and it is over, durably, with the first mark."""
+    status = _status(tmp_path)
+    status.initializing()
+    status.crawl("hybrid", 1.0, 5, None)
+    status.batch_begin(1, changelogs=1, entries=3, files=3)
+    status.files_done(3, 300)
+    status.batch_end(1.0)
+    status.backlog(1, 90, 5000.0, 7, False, dated=False, crawling=True)
+    status.found(10, 1000, True)
+    status.active()
+    found = _seen(status)
+    assert (found["first_copy"], found["first_pass"]["files"], found["lag_seconds"]) == (True, [3, 10], None)
+    again = _status(tmp_path)
+    again.found(10, 1000, True)
+    again.crawl("hybrid", 1.0, 5, None)
+    again.active()
+    assert _seen(again)["first_pass"]["files"] == [3, 10]
+    again.synced(Mark(2000, 0))
+    assert (_seen(again)["first_copy"], _seen(again)["first_pass"]) == (False, None)
+    assert _seen(_status(tmp_path))["first_copy"] is False
 
 
 def test_err_4_faulty_says_why_and_when_again(tmp_path: Path) -> None:
@@ -390,3 +473,62 @@ def _step(status: BrickStatus, step: Any) -> None:
         case _:
             assert re.fullmatch("initializing|active|paused|stopped", name)
             getattr(status, name)()
+
+
+def test_no_checkpoint_completes_while_a_batch_is_repeated(tmp_path: Path) -> None:
+    status = _status(tmp_path)
+    _live(status, mark=100)
+    status.recovering(True)
+    status.set_checkpoint(50)
+    assert not status.synced(Mark(300, 0)) and _seen(status)["checkpoint_completed"] is False
+    status.recovering(False)
+    assert _seen(status)["checkpoint_completed"] is True
+
+
+def test_a_comparison_that_is_due_is_not_forgotten_without_a_line(tmp_path: Path) -> None:
+    """Faulty and trying again, nothing is proven, and a checkpoint of before does not complete."""
+    status = _status(tmp_path)
+    _live(status, mark=1000)
+    status.comparing(3, 10, "restored")
+    status.faulty(EngineError("line gone", code="link"), 1, 9999.0)
+    status.set_checkpoint(500)
+    found = _seen(status)
+    assert (found["comparing"]["seen"], found["as_of"], found["checkpoint_completed"]) == (3, None, False)
+    status.initializing()
+    assert _seen(status)["comparing"] is not None
+    status.compared()  # the next connection found that none is due
+    found = _seen(status)
+    assert (found["comparing"], found["checkpoint_completed"]) == (None, True)
+    status.comparing(0, None, "restored")
+    status.stopped()
+    assert _seen(status)["comparing"] is None
+
+
+@pytest.mark.parametrize("doubt", ["comparing", "recovering", "first copy"])
+def test_the_slice_of_a_checkpoint_waits_for_what_is_in_doubt(tmp_path: Path, doubt: str) -> None:
+    """It may be over there sooner than all is certain: then the checkpoint completes with the end of that, once."""
+    status = _status(tmp_path)
+    _live(status, mark=1000)
+    status.by_slice = True
+    told: list[str] = []
+    status.on_event = lambda name, _fields: told.append(name)
+    copied = doubt != "first copy"
+    status.copied = lambda: copied
+    if doubt == "comparing":
+        status.comparing(0, None, "restored")
+    status.recovering(doubt == "recovering")
+    status.set_checkpoint(900)
+    binding = Binding(status)
+    feed = SimpleNamespace(ask=lambda: 7)
+    binding.ask(feed)
+    binding.done([Closed(Changelog(1001, 0, b""), True, None, asked=6)])
+    binding.done([Closed(Changelog(1002, 0, b""), True, None, asked=7)])
+    binding.ask(feed)
+    assert _seen(status)["checkpoint_completed"] is False and not told
+    copied = True
+    status.compared()
+    status.recovering(False)
+    assert _seen(status)["checkpoint_completed"] is False, "by its slice, not by the mark"
+    binding.ask(feed)
+    binding.ask(feed)
+    assert _seen(status)["checkpoint_completed"] is True and told == ["checkpoint completed"]

@@ -45,6 +45,14 @@ def _judge(**changes: Any) -> tuple[str, list[str]]:
         ({"checkpoint_completed": False, "checkpoint_failures_before": 1}, "ok", []),
         ({"last_verify": {"different": 2}}, "warning", ["verify"]),
         ({"last_verify": {"different": 0}}, "ok", []),
+        ({"first_copy": True, "lag_seconds": None}, "warning", ["first-copy"]),
+        ({"first_copy": True, "lag_seconds": None, "status": "Faulty"}, "critical", ["faulty", "first-copy"]),
+        ({"first_copy": True, "lag_seconds": None, "status": "Initializing..."}, "unknown", ["initializing"]),
+        ({"recovering": True}, "unknown", ["recovering"]),
+        ({"recovering": True, "failures": 2}, "unknown", ["recovering", "failures"]),
+        ({"comparing": {"seen": 5, "total": None, "why": "restored"}, "first_copy": True, "lag_seconds": None}, "unknown", ["comparing"]),
+        ({"recovering": True, "status": "Stopped", "lag_seconds": None}, "critical", ["stopped"]),
+        ({"status": "Faulty", "lag_seconds": 70, "last_error": {"code": "ssh", "text": "x"}}, "critical", ["ssh", "lag"]),
     ],
 )
 def test_a_brick(changes: dict[str, Any], verdict: str, codes: list[str]) -> None:
@@ -75,6 +83,9 @@ def test_a_passive_brick_weighs_nothing() -> None:
     """ACT-1: of a replica set one is active; the other's state says nothing about the data."""
     assert session_verdict([_judged(), _judged(status="Passive", failures=50)])[0] == "ok"
     assert session_verdict([_judged(status="Passive")])[0] == "unknown"
+    assert session_verdict([_judged(status="Passive", active_elsewhere="n1:/bricks/a")]) == ("ok", [])
+    two = [_judged(status="Passive", active_elsewhere="n1:/bricks/a"), _judged(status="Passive", active_elsewhere=None)]
+    assert session_verdict(two)[0] == "unknown", "of one set nobody is known to be active"
     assert session_verdict([])[0] == "unknown"
 
 
