@@ -6,11 +6,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from engine.adoption import Adoption
 from engine.apply import Applier, Problem, Result
-from engine.batch import REMOVES, Plan, Source, plan
+from engine.batch import Plan, Source, plan
 from engine.brickplan import changed_since
+from engine.deletes import Deletes
 from engine.failing import Failing
-from engine.guard import Hold, hold_id
 from engine.journal.format import JournalError
 from engine.ledger import Failure
 from engine.link import Link
@@ -18,7 +19,6 @@ from engine.model import NO_MARK, EngineError, Gfid
 from engine.old_replica import WHY, BackgroundComparison, extras_of, problems_of, summary
 from engine.problems import Decision
 from engine.reconcile import Reconciler
-from engine.sides import looked_up, primary_state, secondary_states
 from engine.transfer.base import Transfer
 from engine.transfer.choose import parallel
 from engine.transfer.jobs import Parallel
@@ -60,9 +60,8 @@ class Batches:
         self._recent: dict[Gfid, None] = {}
         """Directories touched since the brick was last idle: their times are put right once more then."""
         self._mark = worker.primary.marks.stime
-        self._asked = ""
-        """The id of the deletes of which the secondary was asked whether it has them, and those it has."""
-        self._found: set[Gfid] = set()
+        self._deletes = Deletes(worker, link, view)
+        self._adoption = Adoption(worker, link, view, self.failing) if worker.adopting else None
         self._comparison: BackgroundComparison | None = None
         self._compare_from = time.monotonic() + COMPARED_AFTER
         if worker.compare_once:
@@ -143,6 +142,9 @@ class Batches:
             self._show(feed)
             self._close_for_checkpoint(feed)
             self._jobs()
+            if self._adoption is not None and not self._adoption.ready():
+                worker.wake.wait(5)
+                continue
             self._compare(feed)
             self.failing.retry(feed, lambda: self.commit_now(purge_foreign=True))
             self.failing.unreadable(feed)
@@ -160,10 +162,12 @@ class Batches:
     def _at_rest(self, feed: Feed) -> bool:
         """Nothing is left to be done, and no crawl finds more: end what waited for that. False: look again."""
         worker = self.worker
-        if worker.adopting:
-            if not worker.adopted(self.link, self):
+        if self._adoption is not None:
+            if not self._adoption.finish(self.reconciler, lambda: self.commit_now(purge_foreign=True)):
                 worker.wake.wait(5)
                 return False
+            self._adoption = None
+            worker.adopted()
             self.applier = self._applier()
             self.reconciler.applier = self.applier
         if worker.recovering is not None:
@@ -204,7 +208,7 @@ class Batches:
         worker.event("compared", {"different": len(found)})
         self.failing.mend(problems_of(found), extras_of(found, time.time()))
         mark = worker.primary.marks.stime
-        self.link.call("commit", {"purge": [], "keep_deleted": self.options.keep_deleted, "names": True,
+        self.link.call("commit", {"purge": [], **self._keeping(), "names": True,
                                   "mark": {"sec": mark.sec, "nsec": mark.nsec}})  # fmt: skip
         worker.ledger.settled()
         worker.compare_once = False
@@ -279,7 +283,7 @@ class Batches:
         worker.guard.made(todo.made, time.time())
         lost = worker.guard.lost(dead, todo.fresh)
         weighed = worker.guard.weighed(lost, todo.fresh)
-        if not self._guard(todo, dead, weighed, failures):
+        if not self._deletes.pass_(todo, dead, weighed, failures):
             return False
         self.batch_id += 1
         self.status.batch_begin(
@@ -330,63 +334,6 @@ class Batches:
             sources.append(Source(one.changelog, list(decoded.records)))
         return sources, broken
 
-    def _guard(self, todo: Plan, dead: list[Gfid], weighed: list[Gfid], failures: list[Failure]) -> bool:
-        """May the deletes that count pass? Rejected, all leave the plan and are kept in the ledger (SAFE-1)."""
-        worker, now = self.worker, time.time()
-        worker.guard.share = self.options.delete_guard_share
-        worker.guard.window = self.options.delete_guard_window
-        worker.guard.minimum = self.options.delete_guard_minimum
-        if not worker.guard.exceeded(now, len(weighed), lambda: self._replica(todo, weighed)):
-            return True
-        # what an earlier run did before its mark was written is no more to lose
-        weighed[:] = self._there(weighed)
-        if not worker.guard.exceeded(now, len(weighed), lambda: self._replica(todo, weighed)):
-            return True
-        names = tuple(os.fsdecode(todo.removed[g].name) for g in weighed[:10])
-        base, count = worker.guard.base or 0, worker.guard.counted() + len(weighed)
-        hold = Hold(hold_id(weighed), f"{count} of {base} objects would be deleted", len(weighed), base, names, now)
-        if worker.permitted(hold):
-            return True
-        who = worker.rejected(hold)
-        if who is None:
-            return False
-        self._keep(todo, dead, who, failures)
-        dead.clear()
-        return True
-
-    def _replica(self, todo: Plan, weighed: list[Gfid]) -> int:
-        """How many objects the replica of this brick has before this batch, without those made of late."""
-        has = self.view.index.has
-        young = sum(map(has, self.worker.guard.born.all())) + sum(map(has, todo.fresh.difference(todo.made)))
-        return max(0, self.view.index.count() - young) + len(weighed)
-
-    def _there(self, weighed: list[Gfid]) -> list[Gfid]:
-        """Those of them that the secondary still has; asked once for the same ones, however long they are held."""
-        asked = hold_id(weighed)
-        if self._asked != asked:
-            self._asked = asked
-            self._found = {g for g, there in looked_up(self.link, weighed) if there is not None}
-        return [g for g in weighed if g in self._found]
-
-    def _keep(self, todo: Plan, dead: list[Gfid], who: str, failures: list[Failure]) -> None:
-        """Leave rejected deletes out of the plan, and what would take their names; both are in the ledger then."""
-        now = time.time()
-        gone = set(dead)
-        taken = {todo.removed[g] for g in dead}
-        in_the_way = {e.gfid: e.dest or e.slot for e in todo.entries
-                      if e.gfid not in gone and e.fop not in REMOVES and (e.dest or e.slot) in taken}  # fmt: skip
-        there = secondary_states(self.link, list(dict.fromkeys([*in_the_way, *dead])))
-        failures += [Failure.rejected_delete(g, todo.removed[g].name, who, now, there.get(g, "present")) for g in dead]
-        failures += [Failure.rejected_replacement(g, slot.name, who, now, primary_state(self.view, g), there.get(g, "absent"))
-                     for g, slot in in_the_way.items()]  # fmt: skip
-        left_out = gone | in_the_way.keys()
-        todo.entries = [e for e in todo.entries if e.gfid not in left_out]
-        for gfid in left_out:
-            todo.data.pop(gfid, None)
-            todo.meta.pop(gfid, None)
-            todo.check.pop(gfid, None)
-            todo.fresh.discard(gfid)
-
     def _apply(self, feed: Feed, todo: Plan, dead: list[Gfid], result: Result) -> None:
         """Entries, then content, then attributes; what fails is settled with the primary's state of now."""
         self.link.rest = feed.turn.rest
@@ -416,9 +363,8 @@ class Batches:
             moved = [g for g in dict.fromkeys(result.gone) if g in failed or self.view.index.has(g)]
             again = [Problem(g, None, "DATA", 0, "moved") for g in moved]
             problems, result.problems, result.gone = result.problems + again, [], []
-            self._foreign(problems)
             settled = Result()
-            left = self.reconciler.settle(problems, settled)
+            left = self._in_the_way(self.reconciler.settle(self._in_the_way(problems), settled))
             result.files += settled.files
             result.bytes += settled.bytes
             result.gone = settled.gone
@@ -441,24 +387,9 @@ class Batches:
             for text in self.link.call("here", {"gfids": some}).get("here", []):
                 result.problems.append(Problem(bytes.fromhex(text), None, "UNLINK", 0, "gone, and still there"))
 
-    def _foreign(self, problems: list[Problem]) -> None:
-        """On a secondary that is not ours yet, something else is in the way: hold until a person allows it (SAFE-1)."""
-        foreign = [p for p in problems if p.text.startswith("foreign")]
-        if not foreign or not self.worker.adopting:
-            return
-        sample = tuple(os.fsdecode(p.slot.name) if p.slot else p.gfid.hex() for p in foreign[:10])
-        hold = Hold(hold_id([p.gfid for p in foreign]), f"{len(foreign)} objects on the secondary differ and would be "
-                    "replaced (--adopt allows it)", len(foreign), self.view.index.count() + len(foreign), sample, time.time())  # fmt: skip
-        while not self.worker.permitted(hold):
-            if self.worker.stopping.is_set():
-                raise EngineError("stopping", code="stopping")
-            if self.link.broken is not None:
-                raise self.link.broken
-            self.worker.wake.clear()
-            self.worker.wake.wait(5)
-        marks = self.worker.primary.marks
-        marks.identify({**marks.identity, "replace": "yes"})
-        self.link.call("adopt_begin", {"replace": True, "adopt": self.options.adopt, "clear": False})
+    def _in_the_way(self, problems: list[Problem]) -> list[Problem]:
+        """Without those of what something unknown is in the way of: an adoption asks about that when it ends."""
+        return problems if self._adoption is None else self._adoption.late(problems)
 
     def _content(self, todo: Plan, result: Result) -> None:
         files = [g for g in todo.data if g not in result.sent and self._is_file(g)]
@@ -469,6 +400,8 @@ class Batches:
         if self.worker.adopting:
             # what was adopted as equal is not in `made`
             files = [g for g in files if g in result.made]
+            if self.options.adopt == "checksum":
+                files = self._differing(files)
         if files:
             self.transfer.send(files, result.made, result)
 
@@ -510,7 +443,7 @@ class Batches:
         if real or moved:
             answer = self.link.call("commit", {
                 "purge": [g.hex() for g in dead if not self.view.index.has(g)],
-                "keep_deleted": self.options.keep_deleted,
+                **self._keeping(),
                 "mark": {"sec": mark.sec, "nsec": mark.nsec} if mark != NO_MARK else None,
             })  # fmt: skip
             self.status.secondary_free(answer.get("statfs"))
@@ -526,5 +459,8 @@ class Batches:
 
     def commit_now(self, *, purge_foreign: bool) -> None:
         """A commit between batches."""
-        self.link.call("commit", {"purge": [], "purge_foreign": purge_foreign,
-                                  "keep_deleted": self.options.keep_deleted, "mark": None})  # fmt: skip
+        self.link.call("commit", {"purge": [], "purge_foreign": purge_foreign, **self._keeping(), "mark": None})
+
+    def _keeping(self) -> dict[str, float]:
+        """How long what goes is kept there, in seconds."""
+        return {"keep_deleted": self.options.keep_deleted, "keep_unproven": self.options.keep_unproven}

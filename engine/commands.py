@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from engine.apply import Problem, Result
 from engine.checkpoint import merged, parse_time
 from engine.ledger import Failure
 from engine.model import EngineError
-from engine.verify import Comparison, describe, stable_differences
+from engine.verifying import verify, verify_status
 
 if TYPE_CHECKING:
     from engine.session import Brick, Session
 
 Params = dict[str, Any]
-_jobs: dict[str, dict[str, Any]] = {}
-_jobs_lock = threading.Lock()
 
 
 def run(session: Session, method: str, params: Params, who: str) -> Params:
@@ -147,13 +142,20 @@ def _words(failure: Failure) -> str:
 
 
 def _held(session: Session, params: Params, _who: str) -> Params:
-    out = []
-    for brick in session.chosen(params):
-        hold = brick.worker.held()
-        if hold is not None:
-            out.append({"id": hold.id, "brick": os.fsdecode(brick.path), "reason": hold.reason, "deletes": hold.deletes,
-                        "of": hold.of, "bytes": hold.bytes, "sample": list(hold.sample), "since": hold.since})  # fmt: skip
-    return {"held": out}
+    return {"held": [{**hold.shown(), "brick": os.fsdecode(brick.path)}
+                     for brick in session.chosen(params) for hold in brick.worker.gate.all_held()]}  # fmt: skip
+
+
+def _held_list(session: Session, params: Params, _who: str) -> Params:
+    """A part of a list, by its id: of what is held, or was answered."""
+    wanted, offset = str(params.get("id") or ""), int(params.get("offset") or 0)
+    limit = max(1, min(int(params.get("limit") or 1_000), 5_000))
+    if not wanted.isalnum():
+        raise EngineError(f"{wanted!r} is no id of a list", code="not-held", hint="see: georep-tui held")
+    for brick in session.bricks:
+        if os.path.exists(brick.worker.gate.path(wanted)):
+            return {"id": wanted, "items": [i.shown() for i in brick.worker.gate.list_of(wanted, offset, limit)]}
+    raise EngineError(f"there is no list {wanted!r}", code="not-held", hint="see: georep-tui held")
 
 
 def _approve(session: Session, params: Params, who: str) -> Params:
@@ -166,12 +168,15 @@ def _reject(session: Session, params: Params, who: str) -> Params:
 
 def _answer(session: Session, params: Params, who: str, approve: bool) -> Params:
     wanted = str(params.get("id") or "")
-    for brick in session.bricks:
-        hold = brick.worker.held()
-        if hold is not None and hold.id == wanted:
+    found = False
+    for brick in session.bricks:  # of a volume that is to be taken over, all ask the same
+        hold = next((h for h in brick.worker.gate.all_held() if h.id == wanted), None)
+        if hold is not None:
             brick.worker.answer(wanted, approve, who)
-            session.log.write("warning", f"held deletes {wanted} {'approved' if approve else 'rejected'} by {who}")
-            return {"id": wanted, "approved": approve}
+            session.log.write("warning", f"held {wanted} ({hold.reason}): {'approved' if approve else 'rejected'} by {who}")
+            found = True
+    if found:
+        return {"id": wanted, "approved": approve}
     raise EngineError(f"nothing is held under {wanted!r}", code="not-held", hint="see: georep-tui held")
 
 
@@ -235,92 +240,11 @@ def _changed(session: Session, name: str, live: bool) -> Params:
     return {"name": name, "value": getattr(options, name), "restarts": not live}
 
 
-def _verify(session: Session, params: Params, _who: str) -> Params:
-    """Start a comparison in a thread of its own; `verify_status` follows it (SAFE-3)."""
-    bricks = [b for b in session.chosen(params) if b.status.status != "Passive"]
-    for brick in bricks:
-        if brick.worker.link is None:
-            raise EngineError(f"{os.fsdecode(brick.path)} is not connected to its secondary", code="not-connected",
-                              hint="see: georep-tui status")  # fmt: skip
-    job = uuid.uuid4().hex[:8]
-    state: dict[str, Any] = {"job": job, "running": True, "checked": 0, "content": 0, "different": 0, "repaired": 0,
-                             "differences": [], "error": None, "since": time.time()}  # fmt: skip
-    with _jobs_lock:
-        _jobs[job] = state
-    content, repair = bool(params.get("content")), bool(params.get("repair"))
-    threading.Thread(
-        target=_verify_all, args=(session, bricks, content, repair, state), name=f"verify {session.name}", daemon=True
-    ).start()
-    return {"job": job}
-
-
-def _verify_status(_session: Session, params: Params, _who: str) -> Params:
-    with _jobs_lock:
-        state = _jobs.get(str(params.get("job")))
-        if state is None:
-            raise EngineError(f"no verify {params.get('job')!r}", code="usage")
-        return dict(state)
-
-
-def _verify_all(session: Session, bricks: list[Brick], content: bool, repair: bool, state: dict[str, Any]) -> None:
-    try:
-        for brick in bricks:
-            verify_brick(session, brick, content, repair, state)
-    except EngineError as e:
-        state["error"] = {"text": e.text, "hint": e.hint, "code": e.code}
-    except OSError as e:
-        state["error"] = {"text": f"verify: {e}", "hint": "", "code": "os"}
-    finally:
-        state["running"] = False
-
-
-def verify_brick(session: Session, brick: Brick, content: bool, repair: bool, state: dict[str, Any]) -> None:
-    """Compare one brick with its replica; what still differs after the changes so far are synced is a difference."""
-    worker = brick.worker
-    link = worker.link
-    if link is None:
-        raise EngineError(f"{os.fsdecode(brick.path)} is not connected", code="not-connected")
-    began = state["checked"]
-
-    def progress(checked: int) -> None:
-        state["checked"] = began + checked
-
-    view = brick.primary.view()
-    try:
-        excluded = brick.primary.excluded(view)
-        comparison = Comparison(view, link, content=content, xattrs=session.config.options.sync_xattrs,
-                                stop=worker.stopping, progress=progress, excluded=excluded)  # fmt: skip
-        report = comparison.run()
-        found = stable_differences(worker.settle, lambda: brick.primary.marks.stime, brick.path, comparison,
-                                   report.differences, worker.stopping)  # fmt: skip
-        state["content"] += report.content
-        state["different"] += len(found)
-        state["differences"] += [{**describe(d), "brick": os.fsdecode(brick.path)} for d in found[:1000]]
-        if repair and found:
-            problems = []
-            for d in found:
-                if d.gfid is not None:
-                    problems.append(Problem(d.gfid, d.slot, "RETRY", 0, d.what))
-            extra = [d.slot for d in found if d.gfid is None]
-            result = Result()
-            left = worker.repair(problems, extra, result)
-            state["repaired"] += len(found) - len(left)
-            if left:
-                state["error"] = {"text": f"{len(left)} could not be repaired: {left[0].text}", "hint": "", "code": "repair"}
-        brick.status.last_verify = {"time": time.time(), "checked": report.checked, "content": content,
-                                    "different": len(found), "repaired": state["repaired"]}  # fmt: skip
-        if repair:
-            brick.status.last_verify["different"] = len(found) - state["repaired"]
-        brick.status.save()
-    finally:
-        view.end()
-
-
 METHODS: dict[str, Callable[[Any, Params, str], Params]] = {
     "ping": _ping, "snapshot": _snapshot, "pause": _pause, "resume": _resume, "stop": _stop, "xsync": _xsync,
     "checkpoint": _checkpoint, "checkpoints": _checkpoints, "failures": _failures, "retry": _retry,
-    "dismiss": _dismiss, "held": _held,
+    "dismiss": _dismiss, "held": _held, "held_list": _held_list,
     "approve": _approve, "reject": _reject, "logs": _logs, "operations": _operations, "decisions": _decisions,
-    "config_get": _config_get, "config_set": _config_set, "config_reset": _config_reset, "verify": _verify,
-    "verify_status": _verify_status,
+    "config_get": _config_get, "config_set": _config_set, "config_reset": _config_reset, "verify": verify,
+    "verify_status": verify_status,
 }  # fmt: skip

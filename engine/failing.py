@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from engine.adoption import is_foreign
 from engine.apply import Problem, Result
-from engine.ledger import Failure, retried
+from engine.ledger import IN_THE_WAY, REJECTED_LIST, Failure, retried
 from engine.link import Link
 from engine.model import Gfid
 from engine.reconcile import Reconciler
@@ -40,7 +41,12 @@ class Failing:
         if not problems:
             return []
         there = secondary_states(self.link, list(dict.fromkeys(p.gfid for p in problems)))
-        return [self._failure(p, there.get(p.gfid, "")) for p in problems]
+        return [self._failure(p, there.get(p.gfid, "")) for p in problems if not self._stays(p)]
+
+    def _stays(self, problem: Problem) -> bool:
+        """Did a person reject that what is in the way is replaced? Then the ledger has that already."""
+        path = self.view.index.path(problem.gfid)
+        return is_foreign(problem) and path is not None and self.worker.gate.stays(path)
 
     def _failure(self, problem: Problem, there: str) -> Failure:
         index = self.view.index
@@ -49,6 +55,8 @@ class Failing:
             path = problem.slot.name if problem.slot is not None else problem.gfid.hex().encode()
         self.worker.log("warning", f"{problem.operation} {os.fsdecode(path)!r}: {problem.text}")
         here = primary_state(self.view, problem.gfid)
+        if is_foreign(problem):
+            return Failure.in_the_way(problem.gfid, path, problem.operation, problem.text, time.time(), here, there)
         slots = problem.slots if problem.slot is None else (*problem.slots, problem.slot)
         return Failure.of_object(
             problem.gfid, path, problem.operation, problem.errno, problem.text, time.time(), here, there, slots
@@ -140,13 +148,16 @@ class Failing:
         if not due:
             return
         feed.rewalk([bytes.fromhex(f.gfid) for f in due if f.operation == "LIST"])
-        objects = [f for f in due if f.kind in ("object", "rejected-delete")]
-        problems = [
-            Problem(bytes.fromhex(f.gfid), None, retried(f.operation), f.errno, f.message, slots=ledger.slots(f.gfid))
-            for f in objects
-        ]
+        self._ask_again([f for f in due if f.kind == REJECTED_LIST])
+        objects = [f for f in due if f.kind in ("object", "rejected-delete", IN_THE_WAY)]
         result = Result()
-        left = {p.gfid: p for p in self.reconciler.settle(problems, result)}
+        left: dict[Gfid, Problem] = {}
+        for replace in (False, True):  # what is in the way is due only when a person has named it
+            problems = [
+                Problem(bytes.fromhex(f.gfid), None, retried(f.operation), f.errno, f.message, slots=ledger.slots(f.gfid))
+                for f in objects if (f.kind == IN_THE_WAY) == replace
+            ]  # fmt: skip
+            left.update((p.gfid, p) for p in self.reconciler.settle(problems, result, replace=replace))
         self.nameless(feed, result)
         unsettled = left.keys() | set(result.gone)
         commit()
@@ -161,6 +172,16 @@ class Failing:
             self.worker.event("failure cleared", {"count": len(cleared)})
         ledger.postpone([f.id for f in due if f.id not in cleared and bytes.fromhex(f.gfid or "") not in left])
         self._show()
+
+    def _ask_again(self, lists: list[Failure]) -> None:
+        """A person wants to be asked again about lists that were rejected: both sides are compared anew. Restart."""
+        if not lists:
+            return
+        for one in lists:
+            self.worker.gate.forget(os.path.basename(os.fsdecode(one.path)).partition(".")[0])
+        self.worker.ledger.cleared([f.id for f in lists])
+        self._show()
+        self.worker.readopt()
 
     def _show(self) -> None:
         self.worker.status.failures(self.worker.ledger.size, self.worker.ledger.oldest)

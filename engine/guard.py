@@ -6,13 +6,18 @@ import hashlib
 import threading
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.model import Gfid
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Deletes that wait for a person. `id` changes with the set of objects: a changed batch asks anew."""
+    """What waits for a person. `id` changes with the set of objects: a changed list asks anew.
+
+    `deletes` counts the objects that would go, `of` those of the replica (0: not known), `bytes` their content. `kind` says
+    what is asked (see `gate`), `list` where all of them are written down, `by_directory` the directories with the most.
+    """
 
     id: str
     reason: str
@@ -21,6 +26,18 @@ class Hold:
     sample: tuple[str, ...]
     since: float
     bytes: int | None = None
+    kind: str = "delete"
+    list: str = ""
+    by_directory: tuple[dict[str, Any], ...] = ()
+    directories: int = 0
+
+    def shown(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "id": self.id, "reason": self.reason, "deletes": self.deletes, "of": self.of, "bytes": self.bytes,
+            "sample": [*self.sample], "since": self.since, "kind": self.kind, "list": self.list or None,
+            "by_directory": [*self.by_directory], "directories": self.directories,
+        }  # fmt: skip
 
 
 def hold_id(objects: Iterable[Gfid | str]) -> str:

@@ -21,6 +21,13 @@ TREE = "TREE"
 """The operation of a directory that is to be settled with all that is in it."""
 
 
+REJECTED_LIST, IN_THE_WAY = "rejected-list", "in-the-way"
+"""Kinds of entries of what waits for a person's word."""
+
+NAMED = f"kind NOT IN ('rejected-delete', '{REJECTED_LIST}', '{IN_THE_WAY}') AND operation<>'EXTRA'"
+"""What is retried without being named: a retry of the others destroys something, and is a person's word about just that."""
+
+
 def retried(operation: str) -> str:
     """The operation of a retry: nobody remembers what was tried first, but how far it has to reach."""
     return TREE if operation == TREE else "RETRY"
@@ -46,7 +53,7 @@ class LedgerError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One entry. `kind`: object, changelog, rejected-delete. `gfid` is 32 hex digits, "" for a changelog.
+    """One entry. `kind`: object, changelog, rejected-delete, rejected-list, in-the-way. `gfid` is 32 hex digits, "" for a changelog.
 
     Times are unix seconds; `next_try` 0 means: only on demand. `slots` are the names that it is about, for `add_many`; an
     entry that was read has none: `Ledger.slots`.
@@ -102,6 +109,19 @@ class Failure:
         """An object whose name on the secondary belongs to one whose delete a person rejected: it is not made there."""
         return cls(0, "rejected-delete", gfid.hex(), path, "REPLACE", 125, f"replacing rejected by {who}",
                    "retry replaces it there; dismiss leaves it", here, there, now, now, 1, 0.0)  # fmt: skip
+
+    @classmethod
+    def rejected_list(cls, kind: str, path: str, what: str, who: str, when: float) -> Failure:
+        """A list of objects that a person wants left as they are: `path` is where it is kept."""
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+        return cls(0, REJECTED_LIST, "", os.fsencode(path), kind.upper(), 125, f"rejected by {who} at {at}: {what}",
+                   "retry asks about it again; dismiss leaves it so", "", "", when, when, 1, 0.0)  # fmt: skip
+
+    @classmethod
+    def in_the_way(cls, gfid: Gfid, path: bytes, operation: str, text: str, now: float, here: str, there: str) -> Failure:
+        """Something has its name there that this session did not put there: it is not replaced before a person says so."""
+        return cls(0, IN_THE_WAY, gfid.hex(), path, operation, 17, text,
+                   "retry with its id replaces what is there; dismiss leaves it", here, there, now, now, 1, 0.0)  # fmt: skip
 
     def shown(self) -> dict[str, Any]:
         """For JSON: the path as text, its bytes beside it where it is not UTF-8."""
@@ -259,14 +279,12 @@ class Ledger:
         return 3600.0 if self._next is None else max(0.05, self._next - now)
 
     def retry_now(self, ids: Iterable[int] | None = None) -> int:
-        """Make entries (None: all) due at once; rejected deletes only when named. How many."""
-        return self._change(
-            "UPDATE failure SET next_try=1", ids, "" if ids is not None else " AND kind<>'rejected-delete'"
-        )
+        """Make entries (None: all) due at once; what would destroy something only when named. How many."""
+        return self._change("UPDATE failure SET next_try=1", ids, "" if ids is not None else f" AND {NAMED}")
 
     def retry_all(self) -> None:
         """After a restart or a recovery everything is worth a try (ERR-3)."""
-        self._change("UPDATE failure SET next_try=1", None, " AND next_try>0")
+        self._change("UPDATE failure SET next_try=1", None, f" AND next_try>0 AND {NAMED}")
 
     def cleared(self, ids: Iterable[int]) -> int:
         """Both sides agree: these entries leave. How many there were."""

@@ -48,6 +48,7 @@ class Options:
     gfid_conflict_resolution: bool = True
     adopt: str = "metadata"
     keep_deleted: float = 0.0
+    keep_unproven: float = 7 * DAY
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     delete_guard_share: float = 0.5
@@ -276,6 +277,8 @@ _ALL = (
     _bool("gfid_conflict_resolution", "Put right names on the secondary that belong to another object."),
     _choice("adopt", ("metadata", "checksum"), "What makes a file that is already on the secondary count as equal."),
     _time("keep_deleted", 0, "How long deleted objects are kept on the secondary; 0 is not at all.", live=True),
+    _time("keep_unproven", 0, "How long the secondary keeps what an approved removal or replacement took; 0 is not at all.",
+          live=True),
     _option("include", "list", "patterns as rsync knows them, with commas between", words,
             "What is replicated even if an exclude pattern matches it."),
     _option("exclude", "list", "patterns as rsync knows them, with commas between", words,

@@ -26,7 +26,7 @@ LAG_SLACK = 0.5
 """Seconds a lag may differ from its own growth before it is sent anew."""
 
 READING = frozenset((
-    "hello", "ping", "subscribe", "snapshot", "failures", "held", "logs", "operations", "config_get", "verify_status",
+    "hello", "ping", "subscribe", "snapshot", "failures", "held", "held_list", "logs", "operations", "config_get", "verify_status",
     "decisions", "checkpoints",
 ))  # fmt: skip
 """Methods that change nothing: all that a reader may call."""

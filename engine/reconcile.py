@@ -55,15 +55,19 @@ class Reconciler:
         """Where objects are on the secondary, as seen at the start of the round; each used once."""
         self._known: set[Gfid] = set()
         """Directories the secondary has, as far as seen in this round: one that goes meanwhile costs another round."""
+        self._over = False
+        """May something unknown there be replaced?"""
         self._covered: set[Gfid] = set()
         """What a retry of a directory that was made here would settle, too."""
 
-    def settle(self, problems: list[Problem], result: Result) -> list[Problem]:
-        """Resolve problems; what could not be resolved comes back, with the last errno.
+    def settle(self, problems: list[Problem], result: Result, *, replace: bool = False) -> list[Problem]:
+        """Resolve problems; what could not be resolved comes back, with the last errno. A person must have allowed to
+        `replace` what is in the way there and in no index; else that is left alone, and the problem says `foreign`.
 
         Objects that are not where the primary's index has them go to `result.gone`: look again after a slice.
         """
         left = list(problems)
+        self._over = replace
         before: set[Gfid] | None = None
         told: set[Gfid] = set()
         self._covered = set()
@@ -124,8 +128,10 @@ class Reconciler:
                 if way:
                     order.appendleft(gfid)
                 else:
+                    said = e.text.removeprefix(f"{self.link.where}: ")
+                    text = said if said.startswith("foreign") else e.text
                     left.append(
-                        Problem(gfid, problem.slot, problem.operation, number, e.text, e.found, tuple(claims.get(gfid, ())))
+                        Problem(gfid, problem.slot, problem.operation, number, text, e.found, tuple(claims.get(gfid, ())))
                     )
                 if number == errno.EINVAL:
                     # into a directory that is below it there: that one moved on the primary, too (CON-3)
@@ -254,7 +260,7 @@ class Reconciler:
         self.decided(Decision(gfid, "CON-1", f"{problem.operation}: gone on the primary, removed on the secondary"))
         for slot in slots:
             if self.view.index.get(*slot) is None and (slot.parent == ROOT or self.view.index.has(slot.parent)):
-                self.clear(slot, due)
+                self.clear(slot, due)  # but for what no index knows
                 due.meta[slot.parent] = None
 
     def _lacking(self, gfid: Gfid, names: Names, there: dict[str, Any] | None) -> list[Slot]:
@@ -290,12 +296,12 @@ class Reconciler:
         answer: dict[str, Any] = {}
         for i, part in enumerate(parts):
             drop = names.drop if i == len(parts) - 1 else ()
-            answer = self.link.call("place", place_params(gfid, part, stat, link, drop))
+            answer = self.link.call("place", place_params(gfid, part, stat, link, drop, self._over))
             made |= bool(answer["made"])
             data |= bool(answer["data"])
         beyond = [slot for slot in map(parse_slot, answer["beyond"]) if slot not in names.want]
         if wrong := [slot for slot in beyond if not self.view.holds(slot, gfid)]:
-            answer = self.link.call("place", place_params(gfid, slots[:1], stat, link, wrong))
+            answer = self.link.call("place", place_params(gfid, slots[:1], stat, link, wrong, self._over))
             data |= bool(answer["data"])
         self.decided(Decision(gfid, "CON-2/3/4", _placed_text(problem, names, lacking, wrong)))
         due.meta.update((slot.parent, None) for slot in (*names.want, *wrong))
@@ -321,9 +327,14 @@ class Reconciler:
         return _stat.S_IFMT(stat.mode) == _stat.S_IFMT(there["stat"]["mode"])
 
     def clear(self, slot: Slot, due: Due) -> None:
-        """Free a name there: what is alive is put where the primary has it, what is not goes, a directory with its dead."""
+        """Free a name there: what is alive is put where the primary has it, what is not goes, a directory with its dead.
+
+        What no index knows stays: nothing says that this session has put it there.
+        """
         found = bytes.fromhex(self.link.call("taken", {"slots": [slot_params(slot)]})["taken"][0])
-        if found and self.view.index.has(found):
+        if not found:
+            return
+        if self.view.index.has(found):
             self._put_right(found, due, "it has a name that is nobody's here")
             return
         try:
@@ -410,7 +421,7 @@ class Reconciler:
             seen = self.view.see(missing)
             if row is None or seen is None:
                 return
-            self.link.call("place", place_params(missing, [row.slot], seen.stat, None, ()))
+            self.link.call("place", place_params(missing, [row.slot], seen.stat, None, (), self._over))
             text = f"parent {os.fsdecode(row.name)!r} was missing, made from the primary's"
             self.decided(Decision(missing, "CON-5", text))
             due.meta[missing] = due.meta[row.parent] = None
@@ -418,16 +429,16 @@ class Reconciler:
 
 
 def place_params(
-    gfid: Gfid, slots: Iterable[Slot], stat: Stat, link: bytes | None, drop: Iterable[Slot]
+    gfid: Gfid, slots: Iterable[Slot], stat: Stat, link: bytes | None, drop: Iterable[Slot], replace: bool
 ) -> dict[str, Any]:
-    """The parameters of `place`."""
+    """The parameters of `place`; `replace` what is in the way and in no index."""
     return {
         "gfid": gfid.hex(),
         "slots": [slot_params(s) for s in slots],
         "drop": [slot_params(s) for s in drop],
         "stat": list(stat),
         "link": None if link is None else base64.b64encode(link).decode(),
-        "replace": True,
+        "replace": replace,
     }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from engine.guard import Hold, hold_id
+from engine.gate import TAKE_OVER, Question
+from engine.guard import hold_id
 from engine.link import Link
 from engine.model import NO_MARK, EngineError, Mark
 
@@ -68,14 +69,12 @@ def register_volume(worker: Worker, link: Link, hello: dict[str, Any]) -> None:
 def _ask(worker: Worker, link: Link) -> None:
     """The secondary has something that is not ours: a person has to allow that the primary wins (SAFE-1)."""
     reason = f"{link.where} is not empty and belongs to no session: what differs there would be replaced or deleted (--adopt allows it)"
-    hold = Hold(hold_id([worker.status.who.secondary]), reason, 0, 0, (), time.time())
-    while not worker.permitted(hold):
-        if worker.stopping.is_set():
-            raise EngineError("stopping", code="stopping")
-        if link.broken is not None:
-            raise link.broken
-        worker.wake.clear()
-        worker.wake.wait(5)
+    ident = hold_id([worker.status.who.secondary])
+    question = Question(TAKE_OVER, reason, lambda: (), 0, ident)
+    if not worker.gate.decide(question, lambda: worker.await_answer(link)).approved:
+        worker.gate.forget(ident)  # with the next start, or connection, it is asked again
+        raise EngineError(f"{link.where}: taking it over was rejected", code="rejected",
+                          hint="choose another secondary; --adopt takes this one over")  # fmt: skip
     worker.primary.permits(True)
 
 

@@ -404,11 +404,7 @@ class BrickStatus:
                 } if running else None,
                 "totals": {k: getattr(self.totals, k) for k in Totals.__dataclass_fields__},
                 "paused": self._paused, "comparing": self._comparing,
-                "held": None if self._hold is None else {
-                    "id": self._hold.id, "reason": self._hold.reason, "deletes": self._hold.deletes,
-                    "of": self._hold.of, "bytes": self._hold.bytes, "sample": list(self._hold.sample),
-                    "since": self._hold.since,
-                },
+                "held": None if self._hold is None else self._hold.shown(),
                 "secondary_free": self._free, "last_verify": self.last_verify, "last_error": self._error,
                 "history": list(self._history)[-20:], "crawls": [dict(c) for c in list(self._crawls)[-20:]],
                 "restarts": list(self._restarts)[-10:],

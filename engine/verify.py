@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.gate import Item
 from engine.link import Link
 from engine.model import ROOT, STATE_DIR, EngineError, Gfid, Mark, Slot, Stat, gfid_text
 from engine.sides import listing
@@ -29,6 +30,10 @@ class Difference:
     gfid: Gfid | None
     slot: Slot
     found: Gfid | None = None
+    there: Item | None = None
+    """What the secondary has at this name."""
+    size: int = 0
+    """Bytes of the primary's content."""
 
 
 @dataclass(slots=True)
@@ -112,7 +117,7 @@ class Comparison:
             raise EngineError("verify was stopped", code="stopping")
         out: list[Difference] = []
         theirs = {e["name"]: e for e in self._remote(gfid)}
-        hash_later: list[tuple[Gfid, bytes, Slot]] = []
+        hash_later: list[tuple[Gfid, bytes, Slot, Item, int]] = []
         try:
             names = sorted(self.view.list_dir(gfid))
         except Gone:
@@ -133,13 +138,13 @@ class Comparison:
             below = path + b"/" + name if path else name
             other = theirs.pop(name, None)
             if other is None:
-                out.append(Difference(below, "missing on the secondary", seen.gfid, slot))
+                out.append(Difference(below, "missing on the secondary", seen.gfid, slot, size=_content(seen.stat)))
                 continue
             what = self._compare(seen.stat, seen.gfid, slot, other)
             if what:
-                out.append(Difference(below, what, seen.gfid, slot))
+                out.append(Difference(below, what, seen.gfid, slot, None, _item(below, other), _content(seen.stat)))
             elif self.content and seen.stat.is_file:
-                hash_later.append((seen.gfid, below, slot))
+                hash_later.append((seen.gfid, below, slot, _item(below, other), seen.stat.size))
             if is_dir and todo is not None and other["kind"] == _stat.S_IFDIR:
                 todo.append((seen.gfid, below))
         for name, other in theirs.items():
@@ -148,11 +153,12 @@ class Comparison:
             if self.view.elsewhere(Slot(gfid, name)):
                 continue
             below = path + b"/" + name if path else name
-            out.append(Difference(below, "only on the secondary", None, Slot(gfid, name), other["gfid"]))
+            there = _item(below, other)
+            out.append(Difference(below, "only on the secondary", None, Slot(gfid, name), other["gfid"], there))
         if hash_later:
             report.content += len(hash_later)
-            bad = set(differing(self.view, self.link, [g for g, _, _ in hash_later]))
-            out += [Difference(p, "content differs", g, s) for g, p, s in hash_later if g in bad]
+            bad = set(differing(self.view, self.link, [g for g, *_ in hash_later]))
+            out += [Difference(p, "content differs", g, s, None, i, n) for g, p, s, i, n in hash_later if g in bad]
         return out
 
     def _compare(self, st: Stat, gfid: Gfid, slot: Slot, other: dict[str, Any]) -> str:
@@ -202,11 +208,21 @@ class Comparison:
             yield {
                 "name": name, "gfid": bytes.fromhex(e["gfid"]) if e.get("gfid") else None,
                 "mode": mode, "kind": _stat.S_IFMT(mode), "uid": int(e["uid"]), "gid": int(e["gid"]),
-                "size": int(e["size"]), "mtime_ns": int(e["mtime_ns"]), "rdev": int(e.get("rdev") or 0),
+                "ino": int(e.get("ino") or 0), "size": int(e["size"]), "mtime_ns": int(e["mtime_ns"]), "rdev": int(e.get("rdev") or 0),
                 "link": base64.b64decode(e["link"]) if e.get("link") is not None else None,
                 "xattrs": None if xattrs is None
                 else {base64.b64decode(k): base64.b64decode(v) for k, v in xattrs.items()},
             }  # fmt: skip
+
+
+def _item(path: bytes, other: dict[str, Any]) -> Item:
+    """What the secondary has, as a list has it."""
+    gfid = other["gfid"].hex() if other["gfid"] else ""
+    return Item(path, other["kind"], other["size"], other["mtime_ns"], other["ino"], gfid)
+
+
+def _content(stat: Stat) -> int:
+    return stat.size if stat.is_file else 0
 
 
 def still_different(comparison: Comparison, differences: list[Difference], index_path: Callable[[Gfid], bytes | None]) -> list[Difference]:

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine import backoff
-from engine.apply import BRICK_ERRNOS, BRICK_HINTS, Problem, Result
+from engine.apply import BRICK_ERRNOS, BRICK_HINTS
 from engine.batches import Batches
-from engine.guard import DeleteGuard, Hold, hold_id
+from engine.dryrun import dry_run
+from engine.gate import REMOVE, REPLACE, Gate
+from engine.guard import DeleteGuard, Hold
 from engine.ledger import Ledger
 from engine.link import Link, SshTarget, connect
-from engine.model import NO_MARK, EngineError, Mark, Slot
+from engine.model import NO_MARK, EngineError, Mark
 from engine.nodes import Nodes, Stay
 from engine.options import Options
-from engine.problems import Decision, Due
+from engine.problems import Decision
 from engine.register import register_volume
 from engine.status import BrickStatus
 from engine.transfer.limit import Bandwidth
@@ -117,10 +119,12 @@ class Worker:
         self.link: Link | None = None
         self.caught_up = False
         self._lock = threading.Lock()
-        self._approved: set[str] = set()
-        self._rejected: dict[str, str] = {}
-        self._held: Hold | None = None
+        self.gate = Gate(primary.state, status.held, self._told)
+        self.consents = "--adopt" if seat.adopt else ""
+        """Who has agreed beforehand to what the first comparison of this start lists."""
         self._adopting = False
+        self.adopting_anew = False
+        """The comparison begins with this connection: everything comes by the crawl."""
         self.unmended = False
         """The last fault was of the secondary's whole brick (full, read-only): it is over when a batch goes through."""
         self._recorder_error: EngineError | None = None
@@ -130,8 +134,8 @@ class Worker:
         self.compare_once = False
         """An older version made the replica: both sides are compared, once."""
         self.decisions: list[Decision] = []
-        self.dry: dict[str, int] | None = None
-        """What a dry run counted."""
+        self.dry: dict[str, Any] | None = None
+        """What a dry run found."""
         self._jobs: list[Job] = []
         self.thread = threading.Thread(target=self._run, name=f"worker {seat.primary_text}", daemon=True)
 
@@ -175,20 +179,27 @@ class Worker:
         self.wake.set()
 
     def held(self) -> Hold | None:
-        """Deletes that wait for a person."""
-        return self._held
+        """What waits for a person first."""
+        return self.gate.held()
 
     def answer(self, hold: str, approve: bool, who: str) -> None:
-        """Approve or reject held deletes by their id. Raises EngineError when the id is not (or no longer) held."""
-        with self._lock:
-            if self._held is None or self._held.id != hold:
-                raise EngineError(f"nothing is held under {hold}", hint="look at `held`: a changed batch asks anew",
-                                  code="not-held")  # fmt: skip
-            if approve:
-                self._approved.add(hold)
-            else:
-                self._rejected[hold] = who
+        """Approve or reject a list by its id. Raises EngineError when the id is not (or no longer) held."""
+        self.gate.answer(hold, approve, who)
         self.wake.set()
+
+    def _told(self, hold: Hold) -> None:
+        self.event("held", {"id": hold.id, "reason": hold.reason, "deletes": hold.deletes})
+        self.log("warning", f"held: {hold.reason} (id {hold.id})")
+
+    def await_answer(self, link: Link) -> None:
+        """Wait a while for a person. Raises EngineError when the worker stops or the line breaks."""
+        self.on_idle()
+        if self.stopping.is_set():
+            raise EngineError("stopping", code="stopping")
+        if link.broken is not None:
+            raise link.broken
+        self.wake.clear()
+        self.wake.wait(5)
 
     def do(self, job: Callable[[Batches], None], timeout: float) -> None:
         """Have a job done by the worker between two batches. Raises EngineError: the job's, or that it takes too long."""
@@ -218,21 +229,15 @@ class Worker:
             self.stopping.wait(0.05)
         return False
 
-    def repair(self, problems: list[Problem], extra: list[Slot], result: Result) -> list[Problem]:
-        """Make these objects agree, and remove what only the secondary has at these slots (SAFE-3)."""
-        left: list[Problem] = []
+    def repair(self, job: Callable[[Batches], None]) -> None:
+        """Have a repair done and committed between two batches (SAFE-3)."""
 
-        def job(batches: Batches) -> None:
-            due = Due(gone=result.gone)
-            for slot in extra:
-                batches.reconciler.clear(slot, due)
-            more = [Problem(gfid, None, "META", 0, "moved") for gfid in (*due.data, *due.meta, *due.below)]
-            left.extend(batches.reconciler.settle(problems + more, result))
+        def committed(batches: Batches) -> None:
+            job(batches)
             batches.commit_now(purge_foreign=True)
             self.ledger.settled()
 
-        self.do(job, 600)
-        return left
+        self.do(committed, 600)
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -314,7 +319,7 @@ class Worker:
         try:
             self.nodes.connected(stay, link)
             if self.seat.dry_run:
-                self._dry_run(hello)
+                self._dry_run(link, hello)
                 return
             self.primary.paired(hello, link)
             self.nodes.learn(stay, hello)
@@ -351,10 +356,9 @@ class Worker:
                 return False
         return True
 
-    def _dry_run(self, hello: dict[str, Any]) -> None:
-        """Count what a start would do, changing nothing on either side (SAFE-2)."""
-        self._check_owner(hello)
-        self.dry = self.primary.would_do(self.options())
+    def _dry_run(self, link: Link, hello: dict[str, Any]) -> None:
+        """Say what a start would do, changing nothing on either side (SAFE-2)."""
+        self.dry = dry_run(self, link, hello, self._check_owner(hello) if self.seat.volume is None else True)
         self.caught_up = True
         self.on_idle()
 
@@ -404,7 +408,6 @@ class Worker:
         fresh, empty = bool(hello.get("fresh")), bool(hello.get("empty"))
         clear = False
         self._adopting = "adopting" in marks.identity
-        restored = False
         if not ours and not (fresh and empty):
             clear = self._adopting = True
             self.log("info", f"{link.where} is not empty: adopting what is equal")
@@ -422,9 +425,9 @@ class Worker:
                 self.log("warning", f"{link.where} was restored or replaced (its mark is {copy}, ours {marks.stime}): "
                                     "comparing it anew")  # fmt: skip
                 self.event("secondary restored", {"mark": str(copy), "ours": str(marks.stime)})
-                clear = self._adopting = restored = True
+                clear = self._adopting = True
             elif self.primary.feed is None and self.primary.index_lost():
-                clear = self._adopting = restored = True
+                clear = self._adopting = True
         elif not (fresh and empty) or marks.stime != NO_MARK:
             clear = True
         if not ours and fresh and empty and marks.stime != NO_MARK:
@@ -432,12 +435,11 @@ class Worker:
         if clear:
             marks.reset()
             if self._adopting:
-                # a replica of ours that was restored may be put right; what is not ours yet needs a person's word
-                kept = {**marks.identity, "adopting": "yes"}
-                marks.identify({**kept, "replace": "yes"} if restored else kept)
+                marks.identify({**marks.identity, "adopting": "yes"})
+                self.gate.used(REPLACE, REMOVE)  # what was approved for an earlier one
         if self._adopting:
-            link.call("adopt_begin", {"replace": seat.adopt or "replace" in marks.identity,
-                                      "adopt": options.adopt, "clear": clear})  # fmt: skip
+            self.adopting_anew = clear
+            link.call("adopt_begin", {"adopt": options.adopt, "clear": clear, "keep": options.keep_unproven > 0})
         self.recovering = time.time() if begun.get("recovering") else None
         self.status.connected(secondary_node=str(hello.get("node") or link.target.host or seat.node))
         self.status.secondary_free(hello.get("statfs"))
@@ -449,57 +451,19 @@ class Worker:
         elif clear:
             feed.crawl("the secondary is compared anew", clear=True)
 
-    def adopted(self, link: Link, batches: Batches) -> bool:
-        """The adoption crawl is through: remove what the primary does not have, then live as usual (CRW-8).
-
-        False while that waits for a person.
-        """
-        extra = link.call("foreign", {"limit": 20})
-        total = int(extra.get("total") or 0)
-        if total:
-            sample = tuple(str(e) for e in extra.get("sample", [])[:10])
-            may = self.seat.adopt or "replace" in self.primary.marks.identity
-            reason = f"{total} objects on the secondary that the primary does not have"
-            hold = Hold(hold_id([f"{total}", *sample]), reason, total, batches.view.index.count() + total, sample, time.time())
-            if not may and not self.permitted(hold):
-                return False
-            link.call("sweep", {})
-        link.call("adopt_end", {})
-        self._adopting = False
+    def adopted(self) -> None:
+        """Both sides are one now: live as usual. What was approved for it allows nothing more."""
+        self._adopting = self.adopting_anew = False
         marks = self.primary.marks
         marks.identify({k: v for k, v in marks.identity.items() if k not in ("adopting", "replace")})
-        batches.commit_now(purge_foreign=bool(total))
-        return True
+        self.gate.used(REPLACE, REMOVE)
+        self.gate.withdraw(REPLACE, REMOVE)
 
-    # ---- holding ---------------------------------------------------------------------------------------------
-
-    def permitted(self, hold: Hold) -> bool:
-        """Has a person approved this? Else show it as held, and wait until the state changes."""
-        with self._lock:
-            if hold.id in self._approved:
-                self._approved.discard(hold.id)
-                self._held = None
-                self.guard.approve()
-                self.status.held(None)
-                return True
-            if hold.id in self._rejected:
-                return False
-            if self._held is None or self._held.id != hold.id:
-                self._held = hold
-                self.event("held", {"id": hold.id, "reason": hold.reason, "deletes": hold.deletes})
-                self.log("warning", f"held: {hold.reason} (id {hold.id})")
-        self.status.held(hold)
-        self.on_idle()
-        return False
-
-    def rejected(self, hold: Hold) -> str | None:
-        """Who rejected this, None when nobody has."""
-        with self._lock:
-            who = self._rejected.pop(hold.id, None)
-            if who is not None:
-                self._held = None
-                self.status.held(None)
-            return who
+    def readopt(self) -> None:
+        """Compare both sides anew and ask again, with the next connection."""
+        marks = self.primary.marks
+        marks.identify({**marks.identity, "adopting": "yes"})
+        raise Restart()
 
     def forced_crawl(self) -> None:
         with self._lock:

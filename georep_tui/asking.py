@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from georep_tui import output
@@ -18,6 +19,9 @@ from georep_tui.view.status import check, list_rows, status_lines
 from georep_tui.view.text import cut, escape
 from georep_tui.view.units import plural, size, stamp
 from georep_tui.view.verdict import Thresholds, judged
+
+PAGE = 1_000
+"""Objects of a list asked for at once."""
 
 POLL = 0.5
 """Seconds between two questions of a command that waits."""
@@ -237,30 +241,64 @@ def failures(
     return INCOMPLETE if found else DONE
 
 
-def held(source: Source, name: str, *, approve: str, reject: str, as_json: bool) -> int:
-    """`held`: the deletes that wait for a person; or the answer to them."""
+def held(source: Source, name: str, *, approve: str, reject: str, save: str, as_json: bool) -> int:
+    """`held`: what waits for a person, by directory; all of it as JSON or in a file; or the answer to it."""
     if approve or reject:
         source.command("approve" if approve else "reject", {"session": name, "id": approve or reject})
         output.say(f"{escape(approve or reject)}: {'approved' if approve else 'rejected'}")
         return DONE
     result = source.command("held", {"session": name})
+    code = INCOMPLETE if result["held"] else DONE
     if as_json:
-        output.say_json(result)
-        return INCOMPLETE if result["held"] else DONE
+        output.say_json({"held": [{**one, "items": list(_listed(source, name, one))} for one in result["held"]]})
+        return code
+    if save:
+        with open(save, "w", encoding="utf-8") as f:
+            lines = [json.dumps({"id": one["id"], **item}) for one in result["held"] for item in _listed(source, name, one)]
+            f.writelines(line + "\n" for line in lines)
+        output.say(f"{escape(save)}: {plural(len(lines), 'object')}")
+        return code
     for one in result["held"]:
         weight = "" if one.get("bytes") is None else f", {size(one['bytes'])}"
+        of = f" of {one['of']:,}" if one.get("of") else ""
         output.say(f"{one['id']}  {escape(str(one['brick']))}: {escape(str(one['reason']))}")
-        output.say(f"      {one['deletes']} of {one['of']} objects{weight}, since {stamp(float(one['since']))}")
-        for path in one["sample"]:
-            output.say(f"      {escape(str(path))}")
+        output.say(f"      {one['deletes']:,}{of} objects{weight}, since {stamp(float(one['since']))}")
+        _say_directories(one)
+        if one.get("list"):
+            output.say(f"      all of them: georep-tui held {escape(name)} --json, or --list FILE")
     if not result["held"]:
         output.say(f"{escape(name)}: nothing is held")
-    return INCOMPLETE if result["held"] else DONE
+    return code
 
 
-def verify(source: Source, name: str, *, content: bool, repair: bool, brick: str, as_json: bool) -> int:
+def _listed(source: Source, name: str, one: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The whole list of a question, in pages; nothing where the engine keeps none."""
+    at = 0
+    while one.get("list"):
+        page = source.command("held_list", {"session": name, "id": one["id"], "offset": at, "limit": PAGE})["items"]
+        yield from page
+        if len(page) < PAGE:
+            return
+        at += PAGE
+
+
+def _say_directories(one: Mapping[str, Any]) -> None:
+    """Where they are, the directories with the most first; of older engines only some names."""
+    shown = one.get("by_directory") or []
+    for directory in shown:
+        count, nbytes = plural(int(directory["count"]), "object"), size(int(directory["bytes"]))
+        output.say(f"      {escape(str(directory['directory']))}/  {count}, {nbytes}")
+    if int(one.get("directories") or 0) > len(shown):
+        output.say(f"      and {int(one['directories']) - len(shown):,} directories more")
+    for path in one["sample"]:
+        output.say(f"        {escape(str(path))}")
+
+
+def verify(
+    source: Source, name: str, *, content: bool, repair: bool, remove_extra: bool, dry: bool, brick: str, as_json: bool
+) -> int:
     """`verify`: compare both sides, wait for the result (SAFE-3)."""
-    params: dict[str, Any] = {"session": name, "content": content, "repair": repair}
+    params: dict[str, Any] = {"session": name, "content": content, "repair": repair, "remove_extra": remove_extra, "dry": dry}
     job = source.command("verify", params | ({"brick": brick} if brick else {}))["job"]
     on_terminal = sys.stderr.isatty()
     while (state := source.command("verify_status", {"session": name, "job": job}))["running"]:
@@ -276,7 +314,14 @@ def verify(source: Source, name: str, *, content: bool, repair: bool, brick: str
         output.say_json(state)
     else:
         for one in state["differences"]:
-            output.say(f"{escape(str(one['path']))}: {escape(str(one['what']))}")
+            act = f" ({'would be ' if dry and one['act'] != 'left' else ''}{one['act']})" if one.get("act") else ""
+            output.say(f"{escape(str(one['path']))}: {escape(str(one['what']))}{act}")
+        if dry:
+            would = ", ".join(f"{k} {v['objects']:,} ({size(v['bytes'])})" for k, v in state["would"].items() if v["objects"])
+            output.say(f"dry run, nothing was changed: {would or 'nothing to do'}")
+        elif repair and int(state.get("extra") or 0) and not remove_extra:
+            only = plural(int(state["extra"]), "object")
+            output.say(f"{only} only on the secondary: left there; --remove-extra removes them")
         mended = f", {plural(int(state['repaired']), 'object')} repaired" if repair else ""
         compared = f", content of {plural(int(state['content']), 'file')}" if content else ""
         words = plural(int(state["different"]), "difference")

@@ -72,7 +72,8 @@ def run(
     metrics: Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="Serve Prometheus there.")] = "",
     once: Annotated[bool, typer.Option("--once", help="Until caught up, then exit.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
-    adopt: Annotated[bool, typer.Option("--adopt", help="Take over a secondary that is not ours yet.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run and --no-ui: all of it, for programs.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Agree to replace and remove what the comparison of this start lists.")] = False,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse commands that change something.")] = False,
     record: Annotated[str, typer.Option("--record", metavar="FILE", help="Keep what happens, for replay.")] = "",
     sets: Annotated[list[str], typer.Option("--set", metavar="OPTION=VALUE", help="An option; repeatable.")] = [],  # noqa: B006
@@ -86,6 +87,8 @@ def run(
     if not no_ui and not output.terminal():
         raise EngineError("run: the console needs a terminal on stdin, stdout and stderr", code="usage",
                           hint="without one: run --no-ui")  # fmt: skip
+    if as_json and not (dry_run and no_ui):
+        raise EngineError("run: --json is for --dry-run --no-ui", code="usage")
     from georep_tui.places import begin
     from georep_tui.running import run_session
 
@@ -93,7 +96,7 @@ def run(
         words, sets=sets, name=name, state_dir=state_dir, adopt=adopt, dry_run=dry_run, once=once, read_only=read_only
     )
     _done(run_session(begun, console=not no_ui, log_format=log_format, metrics=metrics, record=record,
-                      mouse=not no_mouse))  # fmt: skip
+                      mouse=not no_mouse, plan_json=as_json))  # fmt: skip
 
 
 @app.command()
@@ -327,28 +330,33 @@ def failures(
 @app.command()
 def held(
     session: SESSION,
-    approve: Annotated[str, typer.Option("--approve", metavar="ID", help="Delete them there, too.")] = "",
-    reject: Annotated[str, typer.Option("--reject", metavar="ID", help="Keep them on the secondary.")] = "",
+    approve: Annotated[str, typer.Option("--approve", metavar="ID", help="What is listed may go.")] = "",
+    reject: Annotated[str, typer.Option("--reject", metavar="ID", help="Leave on the secondary what is listed.")] = "",
+    save: Annotated[str, typer.Option("--list", metavar="FILE", help="Save the lists, as JSON lines.")] = "",
     as_json: JSON = False,
     ssh: SSH = [],  # noqa: B006
     gsyncd: GSYNCD = False,
     ssh_command: SSH_COMMAND = "",
     ssh_config: SSH_CONFIG = "",
 ) -> None:
-    """Deletes that wait for a person."""
+    """What would be deleted, replaced or removed there, and waits for a person."""
     if approve and reject:
         raise EngineError("held: --approve or --reject, not both", code="usage")
+    if save and (approve or reject):
+        raise EngineError("held: --list saves what is held; answer by another call", code="usage")
     from georep_tui import asking
 
     with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
-        _done(asking.held(source, session, approve=approve, reject=reject, as_json=as_json))
+        _done(asking.held(source, session, approve=approve, reject=reject, save=save, as_json=as_json))
 
 
 @app.command()
 def verify(
     session: SESSION,
     content: Annotated[bool, typer.Option("--content", help="Compare content, too, by checksum.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Put right what differs.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what the primary has and the secondary not so.")] = False,
+    remove_extra: Annotated[bool, typer.Option("--remove-extra", help="With --repair: remove what only the secondary has.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --repair: say what would be done, change nothing.")] = False,
     brick: BRICK = "",
     as_json: JSON = False,
     ssh: SSH = [],  # noqa: B006
@@ -357,10 +365,13 @@ def verify(
     ssh_config: SSH_CONFIG = "",
 ) -> None:
     """Compare both sides, and say what differs."""
+    if (remove_extra or dry_run) and not repair:
+        raise EngineError("verify: --remove-extra and --dry-run are for --repair", code="usage")
     from georep_tui import asking
 
     with look(session, Away(ssh, gsyncd, ssh_command, ssh_config)) as source:
-        _done(asking.verify(source, session, content=content, repair=repair, brick=brick, as_json=as_json))
+        _done(asking.verify(source, session, content=content, repair=repair, remove_extra=remove_extra, dry=dry_run, brick=brick,
+                            as_json=as_json))
 
 
 @app.command()

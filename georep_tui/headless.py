@@ -13,6 +13,7 @@ import time
 from types import FrameType
 from typing import Any, Protocol, TextIO
 
+from engine.dryrun import described
 from engine.events import line_text
 from engine.model import EngineError
 from engine.session import Session
@@ -111,8 +112,9 @@ class Signals:
 
 
 def run_headless(
-    session: Session, *, log_format: str = "text", metrics: str | None = None, out: TextIO | None = None
-) -> int:
+    session: Session, *, log_format: str = "text", metrics: str | None = None, out: TextIO | None = None,
+    plan_json: bool = False,
+) -> int:  # fmt: skip
     """Start a session and stay with it until a signal, `stop`, or with --once until it is done; returns the exit code.
 
     Its control socket is the caller's. Call it from the main thread. With --once a session that cannot begin (no such
@@ -125,7 +127,8 @@ def run_headless(
             from georep_tui.metrics import MetricsServer
 
             stack.enter_context(MetricsServer(metrics, session.snapshot))
-        printer = stack.enter_context(_Printer(session, out, log_format == "json"))
+        # a plan as JSON is all of standard output
+        printer = stack.enter_context(_Printer(session, sys.stderr if plan_json else out, log_format == "json"))
         signals = stack.enter_context(Signals())
         before = session.snapshot()
         try:
@@ -134,7 +137,7 @@ def run_headless(
             printer.screen.close()
             if error is None and not signals.received:
                 if session.spec.dry_run:
-                    _tell_dry_run(session)
+                    _tell_dry_run(session, plan_json)
                 elif session.spec.once:
                     session.log.write("info", _summary(before, session.snapshot(), code))
         finally:
@@ -241,11 +244,15 @@ def _settled(brick: dict[str, Any]) -> bool:
     return brick["status"] == "Held" or (brick["status"] == "Active" and idle and brick["crawl"]["kind"] == "live")
 
 
-def _tell_dry_run(session: Session) -> None:
+def _tell_dry_run(session: Session, as_json: bool) -> None:
     """What a start would do, brick by brick (SAFE-2)."""
-    for brick in session.bricks:
-        counts = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in (brick.worker.dry or {}).items())
-        session.log.write("info", f"dry run, nothing was changed: {counts}", os.fsdecode(brick.path))
+    plans = {os.fsdecode(b.path): b.worker.dry or {} for b in session.bricks}
+    if as_json:
+        output.say_json({"session": session.name, "bricks": [{"brick": path, **plan} for path, plan in plans.items()]})
+        return
+    for path, plan in plans.items():
+        for line in described(plan) if plan else ():
+            session.log.write("info", line, path)
 
 
 def _summary(before: dict[str, Any], after: dict[str, Any], code: int) -> str:

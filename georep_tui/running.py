@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 def run_session(
-    begun: Begin, *, console: bool, log_format: str = "text", metrics: str = "", record: str = "", mouse: bool = True
-) -> int:
+    begun: Begin, *, console: bool, log_format: str = "text", metrics: str = "", record: str = "", mouse: bool = True,
+    plan_json: bool = False,
+) -> int:  # fmt: skip
     """`run`: begin the session and stay with it; returns the exit code. Raises EngineError before anything is begun."""
     if console:
         return detachable(lambda leave: _in_front(begun, leave, metrics, record, mouse))
@@ -33,7 +34,7 @@ def run_session(
     from georep_tui.headless import run_headless
 
     with _serving(session, begun.spec.read_only, record):
-        return run_headless(session, log_format=log_format, metrics=metrics or None)
+        return run_headless(session, log_format=log_format, metrics=metrics or None, plan_json=plan_json)
 
 
 def _in_front(begun: Begin, leave: Leave, metrics: str, record: str, mouse: bool) -> int:

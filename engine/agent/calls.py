@@ -6,12 +6,14 @@ import base64
 import binascii
 import errno
 import hashlib
+import itertools
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
-from engine.agent import foreign
+from engine.agent import foreign, inventory
 from engine.agent.frames import PROTOCOL
 from engine.agent.gluster import GlusterTarget, Secondary
 from engine.agent.handles import OpError
@@ -38,12 +40,14 @@ class Calls:
         self._hashing = hashing
         self.held: Optional[Target] = None
         self._volume: Optional[Secondary] = None
+        self._dry: Optional[Iterator[inventory.Found]] = None
+        self._left = False
         self.timeout = 0.0
         """Seconds without any frame after which the agent leaves; 0 = never."""
         self._methods: dict[str, Callable[[Params], Result]] = {
             "hello": self._hello, "begin": self._begin, "keepalive": self._keepalive, "statfs": self._statfs,
-            "adopt_begin": self._adopt_begin, "adopt_end": self._adopt_end, "foreign": self._foreign,
-            "sweep": self._sweep, "limbo": self._limbo, "commit": self._commit, "lookup": self._lookup,
+            "adopt_begin": self._adopt_begin, "adopt_end": self._adopt_end, "inventory": self._inventory,
+            "judge": self._judge, "sweep": self._sweep, "paths": self._paths, "limbo": self._limbo, "commit": self._commit, "lookup": self._lookup,
             "taken": self._taken, "list": self._list, "place": self._place, "remove": self._remove,
             "set_aside": self._set_aside, "clear_slot": self._clear_slot, "stage": self._stage,
             "unwritten": self._unwritten, "unstage": self._unstage, "here": self._here,
@@ -166,6 +170,7 @@ class Calls:
             keep_deleted=None if keep is None else float(keep),
             mark=mark,
             extra=extra,
+            keep_unproven=None if params.get("keep_unproven") is None else float(params["keep_unproven"]),
         )
 
     # --- adoption
@@ -175,8 +180,9 @@ class Calls:
             return {}  # every object there has its gfid: there is nothing to take over
         holding = self._tree().holding
         checksum = params.get("adopt", "metadata") == "checksum"
-        mode = Mode(bool(params.get("replace")), checksum, False)
-        holding.begin_adoption(mode, bool(params.get("clear", True)))
+        # what differs may be replaced as far as its verdict says, and never all of it
+        mode = Mode(replace=False, checksum=checksum, recovering=False)
+        holding.begin_adoption(mode, bool(params.get("clear", True)), bool(params.get("keep")))
         return {}
 
     def _adopt_end(self, _: Params) -> Result:
@@ -184,26 +190,72 @@ class Calls:
             self._tree().holding.set_mode(None)
         return {}
 
-    def _foreign(self, params: Params) -> Result:
-        tree = self._tree().tree
-        limit = int(params.get("limit", 20))
-        total = 0
-        shown: list[foreign.Foreign] = []
-        for f in foreign.walk(tree):
-            total += 1
-            if f.top and len(shown) < limit:
-                shown.append(f)
-        entries = []
-        for f in shown:
-            st = foreign.stat_of(tree, f.path)
-            entries.append({"path": b64(b"/".join(f.path)), "kind": f.kind, "size": 0 if st is None else st.st_size})
-        sample = [b"/".join(f.path).decode("utf-8", "backslashreplace") for f in shown]
-        return {"total": total, "sample": sample, "entries": entries}
+    def _inventory(self, params: Params) -> Result:
+        """The next page of a walk over what is on disk. `begin` starts it: `plan` notes what is unknown, to be judged;
+        `left` tells what is unknown still; `all` tells everything; `dry` needs no session and knows nothing. `top` is
+        where it starts."""
+        begin = params.get("begin")
+        limit = max(1, min(int(params.get("limit", 2000)), 5000))
+        top = tuple(p for p in base64.b64decode(params.get("top") or "").split(b"/") if p)
+        if begin == "dry":
+            self._dry = self._look_at(self._place_of(params))
+        if begin == "dry" or self._dry is not None:
+            assert self._dry is not None
+            dry = list(itertools.islice(self._dry, limit))
+            if not dry:
+                self._dry = None
+            return {"entries": [shown(f, inventory.NEW) for f in dry]}
+        held = self._tree()
+        if begin:
+            held.inventory.begin(note=begin == "plan", top=top)
+            self._left = begin == "left"  # `all`: what is known, too
+        page = held.inventory.page(limit)
+        return {"entries": [shown(f, v) for f, v in page if not (self._left and f.gfid)], "more": bool(page)}
 
-    def _sweep(self, _: Params) -> Result:
+    @staticmethod
+    def _look_at(place: Place) -> Iterator[inventory.Found]:
+        """A walk that changes nothing; nothing where there is no tree."""
+        root_fd = place.open_root()
+        if root_fd is None:
+            return
+        try:
+            tree_fd = place.open_tree(root_fd)
+            if tree_fd is None:
+                return
+            try:
+                yield from inventory.walk(tree_fd, None)
+            finally:
+                os.close(tree_fd)
+        finally:
+            os.close(root_fd)
+
+    def _judge(self, params: Params) -> Result:
+        held = self._tree()
+        held.inventory.judge([base64.b64decode(p) for p in params.get("paths") or ()], str(params.get("verdict", "keep")))
+        if params.get("complete"):
+            held.inventory.judged()
+        return {}
+
+    def _sweep(self, params: Params) -> Result:
         held = self._tree()
         held.applying()
-        return {"moved": foreign.sweep(held.tree)}
+        items = [inventory.Item(base64.b64decode(p), int(i), int(k), int(s), int(m)) for p, i, k, s, m in params["items"]]
+        moved, left = inventory.sweep(held.tree, items)
+        return {"moved": moved, "left": [b64(p) for p in left]}
+
+    def _paths(self, params: Params) -> Result:
+        """Where objects of a tree are, with what they are; those that are nowhere are left out."""
+        tree = self._tree().tree
+        found: dict[str, Any] = {}
+        for text in params["gfids"]:
+            gfid = _gfid(text)
+            where = tree.locate(gfid)
+            path = tree.index.path(gfid)
+            if where is not None and path is not None:
+                st = where.st
+                found[text] = [b64(path), st.st_ino, st.st_mode & 0o170000, st.st_size, st.st_mtime_ns]
+            tree.dirs.settle()
+        return {"objects": found}
 
     def _limbo(self, _: Params) -> Result:
         objects: list[Result] = []
@@ -239,8 +291,10 @@ class Calls:
         return {"entries": entries}
 
     def _digest(self, ident: int, params: Params) -> Optional[Result]:
-        held = self.need()
-        wanted = params["gfids"]
+        """Of files by their gfids, or, of a tree, by their `paths` (base64)."""
+        by_path = "paths" in params
+        wanted = params["paths" if by_path else "gfids"]
+        opened = self._opener(params) if by_path else self.need().open_file
         if len(wanted) > MAX_DIGESTS:
             raise CallError(f"{len(wanted)} files in one digest; at most {MAX_DIGESTS}", "bad-request", "", errno.E2BIG)
         algorithm = str(params.get("algo") or "sha256")
@@ -250,13 +304,29 @@ class Calls:
         failed: dict[str, Any] = {}
         for text in wanted:
             try:
-                files.append((text, held.open_file(_gfid(text))))
+                files.append((text, opened(base64.b64decode(text) if by_path else _gfid(text))))
             except OpError as e:
                 failed[text] = {"digest": None, "errno": e.errno, "text": e.text}
             except OSError as e:
                 failed[text] = {"digest": None, "errno": e.errno, "text": os.strerror(e.errno or errno.EIO)}
         self._hashing.digests(ident, files, failed, algorithm)
         return None
+
+    def _opener(self, params: Params) -> Callable[[bytes], int]:
+        """Opens files of a tree by path, of one that was not begun, too."""
+        if self.held is not None:
+            root_fd = self._tree().tree.root_fd
+            return lambda path: inventory.open_file(root_fd, path)
+        tree = self._place_of(params).tree
+
+        def by_path(path: bytes) -> int:
+            fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return inventory.open_file(fd, path)
+            finally:
+                os.close(fd)
+
+        return by_path
 
     # --- repair
 
@@ -327,6 +397,16 @@ def _slot(params: Params) -> Slot:
         return Slot(_gfid(params["parent"]), base64.b64decode(params["name"], validate=True))
     except binascii.Error as e:
         raise ValueError(f"a name that is not base64: {params['name']!r}") from e
+
+
+def shown(found: inventory.Found, verdict: str) -> list[Any]:
+    """An object of an inventory: path, inode, type, size, mtime, link text, device, whether it is known, whether it could
+    be read, verdict."""
+    st = found.st
+    return [
+        b64(b"/".join(found.path)), st.st_ino, found.kind, st.st_size, st.st_mtime_ns,
+        None if found.link is None else b64(found.link), st.st_rdev, found.gfid.hex(), not found.closed, verdict,
+    ]  # fmt: skip
 
 
 def _shown(slot: Slot) -> dict[str, str]:

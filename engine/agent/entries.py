@@ -307,7 +307,8 @@ class Entries:
         if op.stat is None and self._claim(op, slot, st) is not None:
             return
         equal = make.same_object(pfd, slot.name, st, op.stat, op.link, mode.checksum)
-        if not equal and not mode.replace:
+        # by its size alone it may be rewritten later: only what was found to have the same content may
+        if (not equal or (mode.checksum and _stat.S_ISREG(st.st_mode))) and not tree.may_replace(slot, st):
             raise make.foreign(st)
         owner: Optional[Row] = None
         if st.st_nlink > 1 and not _stat.S_ISDIR(st.st_mode):
@@ -322,7 +323,11 @@ class Entries:
             elif op.data is not None:
                 made.seen = (st.st_size, st.st_mtime_ns)
             self._report(i, op, made, out)
-        elif _stat.S_ISREG(st.st_mode) and op.stat is not None and _stat.S_ISREG(op.stat.mode):
+        elif (
+            _stat.S_ISREG(st.st_mode) and op.stat is not None and _stat.S_ISREG(op.stat.mode) and st.st_nlink == 1
+            and not tree.room_beside(op.stat.size)
+        ):  # fmt: skip
+            # there is no room to keep what it was: it is written over, which was approved
             row = tree.register(slot, op.gfid, st)
             if op.data is None:
                 out.made[op.gfid] = None
@@ -346,7 +351,7 @@ class Entries:
                 if regular
                 else not _stat.S_ISDIR(st.st_mode) and make.same_object(pfd, slot.name, st, op.stat, op.link)
             )
-            if not equal and not mode.replace:
+            if (not equal or (mode.checksum and regular)) and not tree.may_replace(slot, st):
                 raise make.foreign(st)
             self._bring(where, op.gfid, pfd, slot, None, st)
         self._present(i, op, where._replace(pfd=pfd, name=slot.name), out)
@@ -388,9 +393,7 @@ class Entries:
             return
         if st is not None and row is None:
             mode = tree.mode
-            if mode is None or not (
-                mode.replace or make.same_object(pfd, dest.name, st, op.stat, op.link, mode.checksum)
-            ):
+            if mode is None or not (make.same_object(pfd, dest.name, st, op.stat, op.link) or tree.may_replace(dest, st)):
                 raise self._unknown(st)
         tree.move(source, op.gfid, pfd, dest, row, st)
         self._present(i, op._replace(data=None), source._replace(pfd=pfd, name=dest.name), out)

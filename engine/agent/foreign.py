@@ -78,7 +78,7 @@ def sweep(tree: Tree, since_ns: int = 0) -> int:
         name = f.path[-1]
         pfd = tree.dirfd(f.parent)
         before = os.fstat(pfd)
-        tree.banish(pfd, name)
+        tree.banish(pfd, name, b"/".join(f.path))
         with contextlib.suppress(PermissionError):  # of someone else: they can't be set by anyone but root
             os.utime(f"/proc/self/fd/{pfd}", ns=(before.st_atime_ns, before.st_mtime_ns))
         if tree.index.get(f.parent, name) is not None:

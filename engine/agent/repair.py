@@ -123,7 +123,8 @@ def clear_slot(tree: Tree, slot: Slot, gfid: Optional[Gfid] = None) -> Optional[
     if gfid is not None and there != gfid:
         raise OpError(errno.EEXIST, "occupied: another object has this name by now", there)
     if row is None:
-        tree.banish(pfd, slot.name)
+        above = tree.index.path(slot.parent)
+        tree.banish(pfd, slot.name, None if above is None else above + b"/" + slot.name if above else slot.name)
         return b""
     tree.unname(pfd, slot, row, st)
     return row.gfid
@@ -163,7 +164,7 @@ def _find_or_make(
     if st is None:
         made = make.create(tree, pfd, slot, gfid, stat, link, None, xattrs)
     else:
-        if row is None and not replace:
+        if row is None and not replace and not tree.may_replace(slot, st):
             raise make.foreign(st)
         made = make.replace(tree, pfd, slot, gfid, stat, link, None, xattrs, row, st)
     row, st = tree.probe(pfd, slot)
@@ -189,9 +190,8 @@ def _put_at(tree: Tree, gfid: Gfid, slot: Slot, where: Where, replace: bool, sta
     if row is None and st is not None:
         if st.st_ino == where.st.st_ino:
             return Where(pfd, slot.name, st, tree.register(slot, gfid, st))
-        if not replace and not (
-            _stat.S_ISREG(st.st_mode) and (st.st_size, st.st_mtime_ns) == (stat.size, stat.mtime_ns)
-        ):
+        alike = _stat.S_ISREG(st.st_mode) and (st.st_size, st.st_mtime_ns) == (stat.size, stat.mtime_ns)
+        if not replace and not alike and not tree.may_replace(slot, st):
             raise make.foreign(st)
     if where.row is None or where.in_limbo or _stat.S_ISDIR(where.st.st_mode):
         tree.move(where, gfid, pfd, slot, row, st)

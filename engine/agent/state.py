@@ -20,6 +20,9 @@ from engine.agent.trash import Trash
 from engine.agent.tree import Mode, Tree, gfid_of_name
 from engine.agent.types import LIMBO, ROOT, STATE_DIR, Gfid, Slot
 
+SPARE = 10
+"""What is kept of what was replaced or removed leaves this part of the filesystem free: one in ten."""
+
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -125,7 +128,7 @@ def look(place: Place) -> dict[str, Any]:
     """What is there, for `hello`; changes nothing. `mark` and `limbo` only where a session left them."""
     found: dict[str, Any] = {
         "exists": False, "fresh": True, "empty": True, "session": None, "brick": None, "primary": None,
-        "mark": None, "limbo": [], "statfs": None,
+        "mark": None, "limbo": [], "statfs": None, "index_lost": False,
     }  # fmt: skip
     root_fd = place.open_root()
     if root_fd is None:
@@ -149,12 +152,15 @@ def look(place: Place) -> dict[str, Any]:
         found["fresh"] = False
         for key in ("session", "brick", "primary"):
             found[key] = session.get(key)
+        names = os.listdir(state_fd)
+        found["index_lost"] = "index.db" not in names or "index.damaged" in names
         mark = read_json(state_fd, "mark.json")
         if mark is not None and mark.get("session") == session.get("session"):
             found["mark"] = mark.get("mark")
         try:
             limbo_fd = os.open(b"limbo", _DIR, dir_fd=state_fd)
             fds.append(limbo_fd)
+            found["index_lost"] |= session.get("inode") not in (None, os.fstat(limbo_fd).st_ino)
             found["limbo"] = [n for n in os.listdir(limbo_fd) if gfid_of_name(os.fsencode(n))]
         except FileNotFoundError:
             pass
@@ -235,6 +241,8 @@ class Holding:
         if not self.recovering:
             self.index.forget_idents()
         self.tree = Tree(tree_fd, limbo_fd, self.index)
+        self._promised = 0
+        """Bytes of new files that are made beside what they replace, and still to come."""
         self.set_mode(None)
 
     def _lock(self, wait: float) -> None:
@@ -346,14 +354,24 @@ class Holding:
         """The index turned out to be damaged: the next start begins a new one."""
         self._touch("index.damaged")
 
-    def begin_adoption(self, mode: Mode, clear: bool) -> None:
-        """Compare anew with the primary; `clear` forgets all rows, which also answers a lost index (MRK-7)."""
+    def begin_adoption(self, mode: Mode, clear: bool, keep: bool = False) -> None:
+        """Compare anew with the primary; `clear` forgets all rows, which also answers a lost index (MRK-7). `keep` what is
+        replaced, where there is room."""
+        self.tree.room_beside = self._room_beside if keep else lambda _size: False
         if clear:
             self.index.clear()
+            self.index.commit(durable=True)  # rows of an earlier life must not speak for objects that nobody has proven
             self.tree.dirs.clear()
             self.recovering = False
             self._remove("index.damaged")
         self.set_mode(mode)
+
+    def _room_beside(self, size: int) -> bool:
+        free = free_space(self.root_fd)
+        if free["bytes"] - self._promised - size < free["total_bytes"] // SPARE:
+            return False
+        self._promised += size
+        return True
 
     # --- commit
 
@@ -365,8 +383,10 @@ class Holding:
         keep_deleted: Optional[float],
         mark: Optional[dict[str, int]],
         extra: Optional[dict[str, Any]] = None,
+        keep_unproven: Optional[float] = None,
     ) -> dict[str, Any]:
-        """Index, syncfs, mark, and only then what may go for good (MRK-6, SEC-16). `keep_deleted` in seconds.
+        """Index, syncfs, mark, and only then what may go for good (MRK-6, SEC-16). `keep_deleted` and `keep_unproven` in
+        seconds: how long what was deleted is kept, and what the index never knew.
 
         With `mark` None the copy of the mark stays as it is. Raises OSError, sqlite3.Error: nothing is acknowledged.
         """
@@ -404,7 +424,12 @@ class Holding:
                 os.unlink(name, dir_fd=self.limbo_fd)
             except FileNotFoundError:
                 pass  # the row was all there was
-        failed = self._purge(names, purge_foreign, keep_deleted)
+        self._promised = 0
+        failed = self._purge(names, keep_deleted)
+        if purge_foreign:
+            failed += self._give_up_unknown(keep_unproven)
+        if keep_unproven is not None and self.trash is not None:
+            self.trash.prune_unknown(time.time() - (keep_unproven if self._roomy() else 0))
         return {"statfs": free_space(self.root_fd), "purge_failed": failed}
 
     def _check_place(self) -> None:
@@ -459,12 +484,8 @@ class Holding:
                 break
         return spare
 
-    def _purge(
-        self, names: list[tuple[bytes, Optional[bytes]]], unknown: bool, keep_deleted: Optional[float]
-    ) -> list[str]:
+    def _purge(self, names: list[tuple[bytes, Optional[bytes]]], keep_deleted: Optional[float]) -> list[str]:
         assert self.trash is not None
-        if unknown:
-            names = names + [(n, None) for n in map(os.fsencode, os.listdir(self.limbo_fd)) if not gfid_of_name(n)]
         failed: list[str] = []
         now = time.time()
         for name, path in names:
@@ -480,6 +501,17 @@ class Holding:
         if keep_deleted is not None:
             self.trash.prune(now - keep_deleted)
         return failed
+
+    def _give_up_unknown(self, keep: Optional[float]) -> list[str]:
+        """What is in limbo and was never in the index: kept for a while, if there is room."""
+        assert self.trash is not None
+        origins, self.tree.foreign_from = self.tree.foreign_from, {}
+        names = [n for n in map(os.fsencode, os.listdir(self.limbo_fd)) if not gfid_of_name(n)]
+        return self.trash.keep_unknown(self.limbo_fd, names, origins, time.time(), bool(keep) and self._roomy())
+
+    def _roomy(self) -> bool:
+        free = free_space(self.root_fd)
+        return free["bytes"] >= free["total_bytes"] // SPARE
 
     # --- end
 

@@ -9,6 +9,7 @@ from engine.agent import listing, repair, wire
 from engine.agent.content import Contents, open_file
 from engine.agent.entries import Entries
 from engine.agent.frames import Payload
+from engine.agent.inventory import Inventory
 from engine.agent.listing import Listings
 from engine.agent.stage import Stages
 from engine.agent.state import Holding, free_space
@@ -110,6 +111,8 @@ class TreeTarget:
         self._contents = Contents(holding.tree)
         self._stages = Stages(holding)
         self._listings = Listings(holding.tree)
+        self.inventory = Inventory(holding.tree)
+        holding.tree.permitted = self.inventory.permits
         contents = self._contents
         self.puts, self.metas = contents.puts, contents.metas
         self.file_begin, self.file_data, self.file_hole = contents.begin, contents.data, contents.hole

@@ -53,15 +53,66 @@ class Trash:
         finally:
             os.close(deleted)
 
+    def keep_unknown(
+        self, dir_fd: int, names: list[bytes], origins: dict[bytes, bytes], now: float, keep: bool
+    ) -> list[str]:
+        """Give up objects that no index knows: into `deleted/<unix time>.unproven/` under the paths that they had
+        (`origins`), so that a copy back is their undelete; without `keep` they are deleted. What failed, in words."""
+        failed: list[str] = []
+        # a directory before what was in it: that is put back into it
+        paths = {n: origins.get(n, n).split(b"/") for n in names}
+        for name in sorted(names, key=paths.__getitem__):
+            try:
+                if not keep:
+                    self.take(dir_fd, name)
+                    continue
+                try:
+                    self._keep_at(dir_fd, name, paths[name], now)
+                except FileNotFoundError:
+                    raise
+                except OSError:  # another thing has the path of its directory, or that one may not be written
+                    self._keep_at(dir_fd, name, [name], now)
+            except FileNotFoundError:
+                continue
+            except OSError as e:
+                failed.append(f"{os.fsdecode(name)}: {e.strerror}")
+        return failed
+
+    def _keep_at(self, dir_fd: int, name: bytes, path: list[bytes], now: float) -> None:
+        fd = _subdirectory(self._state_fd, b"deleted")
+        try:
+            for part in (b"%d.unproven" % now, *path[:-1]):
+                new = _subdirectory(fd, part)
+                os.close(fd)
+                fd = new
+            for n in range(100):
+                there = path[-1] if not n else b"%s.%d" % (path[-1][:250], n)
+                try:
+                    os.stat(there, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    os.rename(name, there, src_dir_fd=dir_fd, dst_dir_fd=fd)
+                    return
+            self.take(dir_fd, name)
+        finally:
+            os.close(fd)
+
+    def prune_unknown(self, older_than: float) -> None:
+        """Delete what of this was kept before this unix time."""
+        self._prune(older_than, ".unproven")
+
     def prune(self, older_than: float) -> None:
         """Delete what was kept before this unix time."""
+        self._prune(older_than, "")
+
+    def _prune(self, older_than: float, ending: str) -> None:
         try:
             deleted = os.open(b"deleted", _DIR, dir_fd=self._state_fd)
         except FileNotFoundError:
             return
         try:
             for name in os.listdir(deleted):
-                if name.isdigit() and int(name) < older_than:
+                day, dot, rest = name.partition(".")
+                if day.isdigit() and dot + rest == ending and int(day) < older_than:
                     self.take(deleted, os.fsencode(name))
         finally:
             os.close(deleted)

@@ -6,7 +6,7 @@ import errno
 import os
 import stat as _stat
 import time
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from engine.agent.handles import DIR_FLAGS, OpenDirs, OpError, hex_name, ident_of, kind_word
 from engine.agent.heal import NOWHERE, Stray, scan
@@ -35,9 +35,9 @@ class Where(NamedTuple):
 class Mode(NamedTuple):
     """What may be done with an object on disk that the index does not know.
 
-    `replace`: it may be taken over or moved to limbo; `checksum`: equal size is enough to be adopted, for content
-    to be compared; `recovering`: operations since the last commit went to disk but not into the index, so what is
-    unknown is most likely ours.
+    `replace`: it may be taken over or moved to limbo, whatever the inventory says; `checksum`: equal size is enough to be
+    adopted where the inventory found equal content; `recovering`: operations since the last commit went to disk but not
+    into the index, so what is unknown is most likely ours.
     """
 
     replace: bool
@@ -65,6 +65,12 @@ class Tree:
         """Objects found again without a row after a crash: their content may be incomplete."""
         self.came_from: dict[Gfid, Slot] = {}
         """Where what is in limbo was, for an undelete; only what this process moved there."""
+        self.foreign_from: dict[bytes, bytes] = {}
+        """The path of what is in limbo under a foreign name; only what this process moved there."""
+        self.permitted: Callable[[Gfid, bytes, os.stat_result], bool] = lambda _parent, _name, _st: False
+        """May this unknown object be replaced? As a person has answered (see `inventory`)."""
+        self.room_beside: Callable[[int], bool] = lambda _size: False
+        """Is there room to keep what is replaced beside a new file of that many bytes?"""
         self.strays: dict[Gfid, Stray] = {}
         self.unconfirmed: dict[Slot, Gfid] = {}
         """Slots that got their rows by looking for inodes after a crash, not by an operation."""
@@ -366,10 +372,17 @@ class Tree:
         self._foreign += 1
         return b"foreign.%x.%s" % (self._foreign, name[:200])
 
-    def banish(self, pfd: int, name: bytes) -> bytes:
-        """Move something unknown to limbo; its name there."""
+    def may_replace(self, slot: Slot, st: os.stat_result) -> bool:
+        """May the unknown object at this slot be taken over, or give way to another?"""
+        mode = self.mode
+        return mode is not None and (mode.replace or self.permitted(slot.parent, slot.name, st))
+
+    def banish(self, pfd: int, name: bytes, path: Optional[bytes] = None) -> bytes:
+        """Move something unknown to limbo; its name there. `path` is where it was, where that is known."""
         there = self.foreign_name(name)
         os.rename(name, there, src_dir_fd=pfd, dst_dir_fd=self.limbo_fd)
+        if path is not None:
+            self.foreign_from[there] = path
         return there
 
     def move(
@@ -426,12 +439,15 @@ class Tree:
     ) -> Optional[bytes]:
         """Save what is at a slot before something is renamed over it; its name in limbo, None: nothing to save."""
         directory = _stat.S_ISDIR(st.st_mode)
+        above = self.index.path(slot.parent) if row is None else None
         if row is not None and self.others(row.gfid, slot, st):
             if for_directory:
                 os.unlink(slot.name, dir_fd=pfd)
                 self.index.remove_slot(slot.parent, slot.name)
             return None
         name = self.foreign_name(slot.name) if row is None else hex_name(row.gfid)
+        if above is not None:
+            self.foreign_from[name] = above + b"/" + slot.name if above else slot.name
         if row is not None and row.gfid in self.limbo and not self._make_room(name, st):
             if for_directory:
                 os.unlink(slot.name, dir_fd=pfd)

@@ -297,5 +297,5 @@ class Primary(Protocol):
     def index_lost(self) -> bool:
         """Is what the brick knew of its objects gone, so that both sides must be compared?"""
 
-    def would_do(self, options: Options) -> dict[str, int]:
+    def would_do(self, options: Options) -> dict[str, Any]:
         """What a start would do, in counts and bytes (SAFE-2)."""

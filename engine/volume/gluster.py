@@ -470,7 +470,7 @@ class GlusterPrimary:
             self._lock.close()
             self._lock = None
 
-    def would_do(self, options: Options) -> dict[str, int]:
+    def would_do(self, options: Options) -> dict[str, Any]:
         """What a start would do: slices that wait and their bytes; a crawl's work is not known before (SAFE-2)."""
         del options
         waiting = [c for c in self.journal.pending(self.marks.stime) if c.size] if self.marks.stime > Mark(0, 0) else []

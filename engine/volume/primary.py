@@ -262,17 +262,22 @@ class TreePrimary:
         """Bytes of the journal with its archives; old archives go first when the limit is near (SAFE-6)."""
         return self._sizes.size_bytes()
 
-    def would_do(self, options: Options) -> dict[str, int]:
-        """What a start would do: counts of creations, renames, removals, changes, and bytes to send at most (SAFE-2).
+    def would_do(self, options: Options) -> dict[str, Any]:
+        """What a start would do: counts of creations, renames, removals, changes, and bytes to send at most (SAFE-2);
+        `paths` of what would be removed and replaced, `objects` known before.
 
         Nothing is kept: the walk's effect on the index is rolled back.
         """
         index = self.open_index(64)
+        before = self.open_index(16, reader=True)
+        """As it was: what is removed has its path there."""
         view = self.view(index)
         chosen = [*options.include, *options.exclude]
         filters = Filters(list(options.include), list(options.exclude)) if chosen else None
         differ = Differ(view, index, filter_for=self._filter(filters))
-        out = {"made": 0, "renamed": 0, "removed": 0, "content": 0, "attributes": 0, "bytes": 0}
+        out = {"made": 0, "renamed": 0, "removed": 0, "content": 0, "attributes": 0, "bytes": 0, "objects": index.count()}
+        removed: dict[bytes, None] = {}
+        replaced: dict[bytes, None] = {}
         try:
             differ.begin_walk()
             while differ.pending:
@@ -281,17 +286,25 @@ class TreePrimary:
                     if isinstance(record, EntryChange):
                         made = record.fop not in (Fop.RENAME, Fop.UNLINK, Fop.RMDIR)
                         sent = record.fop == Fop.CREATE
+                        if record.fop in (Fop.UNLINK, Fop.RMDIR):
+                            if options.ignore_deletes:
+                                continue
+                            above = before.path(record.slot.parent)
+                            removed[record.path or (above + b"/" + record.slot.name if above else record.slot.name)] = None
                         out["made" if made else "renamed" if record.fop == Fop.RENAME else "removed"] += 1
                     elif isinstance(record, MetaChange):
                         out["attributes"] += 1
                     else:
                         out["content"] += 1
+                        replaced[index.path(record.gfid) or b"?"] = None
                     if sent and (row := index.row(record.gfid)) is not None:
                         out["bytes"] += row.size
         finally:
+            before.close()
             index.rollback()
             view.end()
-        return out
+        paths = {"removed": removed, "replaced": replaced}
+        return {**out, "paths": {k: [{"path": p.decode("utf-8", "backslashreplace")} for p in v] for k, v in paths.items()}}
 
     def _filter(self, filters: Filters | None) -> Callable[[Index], Callable[[Gfid, bytes, bool], bool]] | None:
         """Include and exclude patterns as a question about one name (CRW-10)."""

@@ -133,7 +133,7 @@ class Several:
             return self._ask(parts[0], method, params)
         if method in ("retry", "dismiss") and params.get("ids"):
             return self._by_id(parts, method, params)
-        if method in ("approve", "reject"):
+        if method in ("approve", "reject", "held_list"):
             return self._first(parts, method, params)
         special: Mapping[str, Callable[[Sequence[Part], Mapping[str, Any]], Any]] = {
             "ping": self._ping, "logs": self._logs, "verify": self._verify, "config_get": self._options,

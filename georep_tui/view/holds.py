@@ -47,7 +47,7 @@ def held_lines(brick: Brick, held: Held, now: float, zone: tzinfo | None = None)
         (Cell("why        ", "muted"), Cell(escape(held.reason), "critical")),
         (Cell("where      ", "muted"), Cell(escape(brick.label), "strong"),
          Cell(f" → {escape(brick.secondary)}{since}", "muted")),
-        (Cell("a approve  ", "accent"), Cell(f"{plural(held.deletes, 'object')} will be deleted on the secondary", "warning")),
+        (Cell("a approve  ", "accent"), Cell(f"{plural(held.deletes, 'object')} will be {done(held)} on the secondary", "warning")),
         (Cell("r reject   ", "accent"), Cell("they stay there, listed as failures; everything else goes on")),
         (),
         (Cell(f"some of them ({len(held.sample)} of {count(held.deletes)})", "title"),),
@@ -55,7 +55,24 @@ def held_lines(brick: Brick, held: Held, now: float, zone: tzinfo | None = None)
     lines += [(Cell("  "), Cell(escape(name))) for name in held.sample]
     if held.deletes > len(held.sample):
         lines.append((Cell(f"  … and {count(held.deletes - len(held.sample))} more", "muted"),))
+    if held.kind != "delete" and held.directories:
+        lines += [(), (Cell("by directory", "title"),)]
+        lines += [
+            (Cell(f"  {escape(name)}/"), Cell(f"  {plural(number, 'object')}, {size(nbytes)}", "muted"))
+            for name, number, nbytes in held.directories
+        ]
     return lines
+
+
+def done(held: Held) -> str:
+    """What would be done with them."""
+    return {"replace": "replaced", "remove": "removed", "take-over": "replaced or removed"}.get(held.kind, "deleted")
+
+
+def what(held: Held) -> str:
+    """How many of what, for a question."""
+    nouns = {"replace": "replacement", "remove": "removal", "take-over": "object"}
+    return plural(held.deletes, nouns.get(held.kind, "delete"))
 
 
 def count_wrong(typed: str, held: Held) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from georep_tui.view.holds import what
 from georep_tui.view.snapshot import Brick, Session, Snapshot
 from georep_tui.view.text import escape
 from georep_tui.view.units import plural
@@ -53,7 +54,7 @@ def _brick(session: Session, was: Brick, now: Brick) -> list[Notice]:
         if now.status == "Faulty":
             return [Notice(f"✖ Faulty: {where}", reason, "error")]
         if now.status == "Held":
-            text = f"{plural(now.held.deletes, 'delete')} wait for an answer (h)" if now.held else reason
+            text = f"{what(now.held)} wait for an answer (h)" if now.held else reason
             return [Notice(f"⚑ Held: {where}", text, "error")]
         if now.status in ("Active", "Passive") and was.status in ("Faulty", "Held"):
             return [Notice(f"● {now.status} again: {where}", f"it was {was.status}", "information")]

@@ -89,7 +89,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Deletes the guard holds: `deletes` of `of` objects, `bytes` in all, some names, and since when."""
+    """What waits for a person: `deletes` of `of` objects, `bytes` in all, some names, and since when. `kind` is what would be
+    done with them; `directories` are those with the most, each with objects and bytes."""
 
     id: str
     reason: str
@@ -98,6 +99,8 @@ class Held:
     bytes: int | None
     sample: tuple[str, ...]
     since: float | None
+    kind: str = "delete"
+    directories: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +353,8 @@ def _held(doc: Doc | None) -> Held | None:
         bytes=doc.get("bytes"),
         sample=tuple(str(name) for name in doc.get("sample") or ()),
         since=doc.get("since"),
+        kind=str(doc.get("kind") or "delete"),
+        directories=tuple((str(d["directory"]), int(d["count"]), int(d["bytes"])) for d in doc.get("by_directory") or ()),
     )
 
 

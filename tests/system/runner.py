@@ -210,6 +210,23 @@ class Product:
         found = json.loads(done.stdout)
         return found if isinstance(found, list) else found["held"]
 
+    def asked(self, count: int = 1, timeout: float = 40) -> dict[str, dict[str, Any]]:
+        """Wait until so many questions wait for a person; returns what `held` says of each, by its kind."""
+
+        def look() -> list[dict[str, Any]]:
+            found = self.held() if self.brick().get("status") == "Held" else []
+            return found if len(found) >= count else []
+
+        try:
+            return {one["kind"]: one for one in wait_until(look, timeout, f"{count} questions", pause=0.2)}
+        except AssertionError as e:
+            raise AssertionError(f"{e}; {self.story()}") from None
+
+    def answer(self, ident: str, *, approve: bool) -> None:
+        """Approve or reject what is held under this id."""
+        done = self.command("held", self.name, "--approve" if approve else "--reject", ident)
+        assert done.returncode == 0, done.stderr
+
     def active(self, timeout: float = 60) -> None:
         """Wait until every brick follows live changes."""
 

@@ -116,7 +116,7 @@ def test_a_copy_without_xattrs_is_adopted_with_them(make: Maker) -> None:
 
 
 def test_restored_from_an_older_copy_of_itself(make: Maker) -> None:
-    """MRK-7: the copy of the mark is older than the primary's: noticed, said, and put right."""
+    """MRK-7: the copy of the mark is older than the primary's: noticed, said, and put right when a person agrees."""
     setting = make(LOCAL, **CALM)
     product, there = setting.product, setting.secondary
     _fill(setting.primary, 32)
@@ -135,6 +135,8 @@ def test_restored_from_an_older_copy_of_itself(make: Maker) -> None:
         shutil.rmtree(there)
         old.rename(there)
         product.start()
+        for one in product.asked(2).values():
+            product.answer(one["id"], approve=True)
         product.active()
         converged(product, setting.primary, there, since=time.monotonic(), within=20)
         assert product.stop() == 0, product.tail()
@@ -154,6 +156,8 @@ def test_a_directory_that_only_loses_something_keeps_its_times(make: Maker) -> N
     shutil.rmtree(there)
     old.rename(there)
     done = product.once()
+    assert done.returncode == 1 and "held" in done.stdout, done.stderr
+    done = product.once("--adopt")
     assert done.returncode == 0, done.stderr
     _equal(setting)
 

@@ -77,7 +77,7 @@ def test_changes_behind_our_back_are_found_and_repaired(make: Maker) -> None:
         assert "d/fine" not in json.dumps(found), found
         before = differences(os.fsencode(tree), os.fsencode(there))
         assert len(before) >= 5, "verify alone changes nothing"
-        code, found = _verify(product, "--content", "--repair")
+        code, found = _verify(product, "--content", "--repair", "--remove-extra")
         converged(product, tree, there, since=time.monotonic())
         code, found = _verify(product, "--content")
         assert code == 0, found

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.agent import foreign
+from engine.agent.inventory import KEEP, Inventory
 from engine.agent.tree import Mode
 from engine.agent.types import EntryOp, Fop, Slot
 from tests.agent_side import ROOT, T0, Local, create, directory, gfid, link, mkdir, regular, sym, tree_of
@@ -76,9 +77,17 @@ def test_crw_8_with_leave_files_are_taken_over_in_place_and_others_replaced(side
 
 def test_crw_8_checksum_mode_asks_for_content_of_equal_size(side: Local) -> None:
     adopt(side, replace=False, checksum=True)
+    side.fails(plan(C, ROOT, b"older", 4), errno.EEXIST, "foreign")  # of which nobody has compared the content
+    seen = Inventory(side.tree)
+    side.tree.permitted = seen.permits
+    seen.begin(note=True)
+    assert len(seen.page(100)) == 7
+    side.fails(plan(C, ROOT, b"older", 4), errno.EEXIST, "foreign")  # not judged yet
+    seen.judged()
     done = side.ok(plan(C, ROOT, b"older", 4))
     assert list(done.made) == [C] and (side.path / "older").read_bytes() == b"old!"
-    side.fails(plan(A, ROOT, b"extra", 4), errno.EEXIST, "foreign")
+    seen.judge([b"extra"], KEEP)
+    side.fails(plan(A, ROOT, b"extra", 7), errno.EEXIST, "foreign")
 
 
 def test_crw_8_hard_links_are_put_right(side: Local) -> None:

@@ -11,11 +11,19 @@ from georep_tui.tui.screens.dialogs import Typed, confirm
 from georep_tui.tui.widgets.grid import Grid
 from georep_tui.tui.widgets.roll import Roll
 from georep_tui.view.asks import where_lines
-from georep_tui.view.holds import COLUMNS, count_wrong, held_lines, held_row
+from georep_tui.view.holds import COLUMNS, count_wrong, done, held_lines, held_row, what
 from georep_tui.view.snapshot import Brick
 from georep_tui.view.table import arrange
 from georep_tui.view.text import Cell, escape
-from georep_tui.view.units import count, plural, size
+from georep_tui.view.units import count, size
+
+_LISTED = (Cell("One failure says so, with the list; retrying it asks again. Everything else goes on.", "muted"),)
+STAYS = {
+    "replace": ((Cell("They stay on the secondary as they are, other than the primary's."),), _LISTED),
+    "remove": ((Cell("They stay on the secondary, though the primary does not have them."),), _LISTED),
+    "take-over": ((Cell("The secondary stays as it is, and nothing is replicated there."),),),
+}
+"""What becomes of what is rejected, by kind; deletes are in the dialog itself."""
 
 
 class HeldScreen(ConsoleScreen):
@@ -73,10 +81,10 @@ class HeldScreen(ConsoleScreen):
         held = brick.held
         lines = [
             *where_lines(session, [brick]), (),
-            (Cell(f"{count(held.deletes)} objects ({size(held.bytes)}) will be deleted on the secondary.", "critical"),),
+            (Cell(f"{count(held.deletes)} objects ({size(held.bytes)}) will be {done(held)} on the secondary.", "critical"),),
             (Cell(f"Type {held.deletes} to let this happen. If the batch changes, it asks anew.", "muted"),),
         ]  # fmt: skip
-        ask = Typed(f"Approve {plural(held.deletes, 'delete')}?", lines, placeholder="the number of deletes",
+        ask = Typed(f"Approve {what(held)}?", lines, placeholder="the number of deletes",
                     check=lambda text: count_wrong(text, held))  # fmt: skip
         self.app.push_screen(ask, lambda typed: self._answer("approve", brick, held.id) if typed else None)
 
@@ -88,10 +96,12 @@ class HeldScreen(ConsoleScreen):
         held = brick.held
         lines = [
             *where_lines(session, [brick]), (),
-            (Cell(f"{count(held.deletes)} objects stay on the secondary though the primary no longer has them."),),
-            (Cell("They are listed as failures; there each can still be deleted (retry) or kept (dismiss).", "muted"),),
+            *STAYS.get(held.kind, (
+                (Cell(f"{count(held.deletes)} objects stay on the secondary though the primary no longer has them."),),
+                (Cell("They are listed as failures; there each can still be deleted (retry) or kept (dismiss).", "muted"),),
+            )),
         ]  # fmt: skip
-        ask = confirm(f"Reject {plural(held.deletes, 'delete')}?", lines, "reject them")
+        ask = confirm(f"Reject {what(held)}?", lines, "reject them")
         self.app.push_screen(ask, lambda yes: self._answer("reject", brick, held.id) if yes else None)
 
     def _answer(self, method: str, brick: Brick, ident: str) -> None:
