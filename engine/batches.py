@@ -14,7 +14,7 @@ from engine.guard import Hold, hold_id
 from engine.journal.format import JournalError
 from engine.ledger import Failure
 from engine.link import Link
-from engine.model import NO_MARK, EngineError, Gfid
+from engine.model import LIMBO, NO_MARK, EngineError, Gfid
 from engine.old_replica import WHY, BackgroundComparison, extras_of, problems_of, summary
 from engine.problems import Decision
 from engine.reconcile import Reconciler
@@ -481,9 +481,13 @@ class Batches:
         return differing(self.view, self.link, gfids)
 
     def _attributes(self, todo: Plan, result: Result) -> None:
-        skip = result.sent
+        # nor the times of a file whose content did not come: nothing else would tell
+        skip = result.sent | {p.gfid for p in result.problems if p.operation == "DATA"}
         metas = {g: None for g in (*todo.meta, *result.made) if g not in skip}
         dirs = {g: None for g in todo.touched}
+        if self.worker.recovering is not None:
+            # an agent that was killed may have put a file in place, and not its directory's times
+            dirs.update((r.parent, None) for g in todo.data for r in self.view.index.rows(g) if r.parent != LIMBO)
         for gfid in list(metas):
             row = self.view.index.row(gfid)
             if row is not None and row.kind == 0o040000:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from engine.session import Brick, Session
 
 Params = dict[str, Any]
+PAGE = 600_000
+"""Bytes of entries of the ledger in one answer: a line of the socket takes 1 MiB."""
+
 _jobs: dict[str, dict[str, Any]] = {}
 _jobs_lock = threading.Lock()
 
@@ -87,11 +90,41 @@ def _checkpoints(session: Session, params: Params, _who: str) -> Params:
 
 
 def _failures(session: Session, params: Params, _who: str) -> Params:
-    out = []
-    for brick in session.chosen(params):
-        for failure in brick.ledger.all(int(params.get("limit") or 1000)):
-            out.append({**failure.shown(), "id": f"{_mark(brick)}{failure.id}", "brick": os.fsdecode(brick.path)})
-    return {"failures": out, "total": sum(b.ledger.size for b in session.chosen(params))}
+    """The ledger: those of `ids`, or a page from behind `after` on; `next` is the id that the next page is behind."""
+    bricks = session.chosen(params)
+    total = sum(b.ledger.size for b in bricks)
+    if params.get("ids") is not None:
+        return {"failures": [_shown(b, f) for b, f in _named(session, params["ids"])], "total": total, "next": None}
+    limit, after = int(params.get("limit") or 1000), str(params.get("after") or "")
+    marks = [_mark(b) for b in bricks]
+    start, last = next(((i, after[len(m) :]) for i, m in enumerate(marks) if after.startswith(m)), (0, "0"))
+    out: list[Params] = []
+    room = PAGE
+    for brick in bricks[start:]:
+        for failure in brick.ledger.all(limit - len(out) + 1, int(last) if last.isdigit() else 0):
+            shown = _shown(brick, failure)
+            room -= len(json.dumps(shown))
+            if len(out) == limit or (out and room < 0):
+                return {"failures": out, "total": total, "next": out[-1]["id"]}
+            out.append(shown)
+        last = "0"
+    return {"failures": out, "total": total, "next": None}
+
+
+def _shown(brick: Brick, failure: Failure) -> Params:
+    return {**failure.shown(), "id": f"{_mark(brick)}{failure.id}", "brick": os.fsdecode(brick.path)}
+
+
+def _named(session: Session, ids: Any) -> list[tuple[Brick, Failure]]:
+    """The entries that have these ids; those that are not there are left out."""
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+        raise EngineError("ids must be a list of failure ids", code="usage")
+    out: list[tuple[Brick, Failure]] = []
+    for brick in session.bricks:
+        mark = _mark(brick)
+        mine = [int(i[len(mark) :]) for i in ids if i.startswith(mark) and i[len(mark) :].isdigit()]
+        out += [(brick, f) for f in brick.ledger.some(mine)]
+    return out
 
 
 def _mark(brick: Brick) -> str:
@@ -99,29 +132,20 @@ def _mark(brick: Brick) -> str:
     return f"{brick.id[:4]}-"
 
 
-def _by_brick(session: Session, ids: Any) -> list[tuple[Brick, list[int]]]:
-    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
-        raise EngineError("ids must be a list of failure ids", code="usage")
-    out: list[tuple[Brick, list[int]]] = []
-    for brick in session.bricks:
-        mark = _mark(brick)
-        known = {f.id for f in brick.ledger.all()}
-        mine = [int(i[len(mark) :]) for i in ids if i.startswith(mark) and i[len(mark) :].isdigit()]
-        mine = [i for i in mine if i in known]
-        if mine:
-            out.append((brick, mine))
-    found = sum(len(m) for _, m in out)
-    if found != len(ids):
-        raise EngineError(f"{len(ids) - found} of the ids are not in the ledger", code="usage",
-                          hint="see: georep-tui failures")  # fmt: skip
-    return out
+def _by_brick(session: Session, ids: Any) -> list[tuple[Brick, list[Failure]]]:
+    """The entries of these ids, by brick. Raises EngineError where one of them is not there."""
+    found = _named(session, ids)
+    missing = len(set(ids)) - len(found)
+    if missing:
+        raise EngineError(f"{missing} of the ids are not in the ledger", code="usage", hint="see: georep-tui failures")
+    return [(b, mine) for b in session.bricks if (mine := [f for of, f in found if of is b])]
 
 
 def _retry(session: Session, params: Params, _who: str) -> Params:
     if params.get("ids") is None:
         count = sum(b.ledger.retry_now() for b in session.bricks)
     else:
-        count = sum(b.ledger.retry_now(ids) for b, ids in _by_brick(session, params["ids"]))
+        count = sum(b.ledger.retry_now([f.id for f in some]) for b, some in _by_brick(session, params["ids"]))
     for brick in session.bricks:
         brick.worker.wake.set()
     return {"retrying": count}
@@ -131,14 +155,17 @@ def _dismiss(session: Session, params: Params, who: str) -> Params:
     reason = str(params.get("reason") or "")
     if not reason:
         raise EngineError("dismissing needs a reason", code="usage", hint="--reason TEXT")
+    ids = params.get("ids")
+    chosen = [(b, b.ledger.all()) for b in session.chosen(params)] if ids is None else _by_brick(session, ids)
     count = 0
-    for brick, ids in _by_brick(session, params.get("ids")):
-        for failure in brick.ledger.all():
-            if failure.id in ids:
-                session.log.write("warning", f"dismissed by {who} ({reason}): {_words(failure)}", os.fsdecode(brick.path))
-        count += brick.ledger.dismissed(ids)
+    for brick, some in chosen:
+        for failure in some:
+            session.log.write("warning", f"dismissed by {who} ({reason}): {_words(failure)}", os.fsdecode(brick.path))
+        gone = brick.ledger.dismissed([f.id for f in some])
+        count += gone
         brick.status.failures(brick.ledger.size, brick.ledger.oldest)
-        session.events.publish("failure dismissed", session=session.name, brick=brick.id, count=len(ids), who=who)
+        if gone:
+            session.events.publish("failure dismissed", session=session.name, brick=brick.id, count=gone, who=who)
     return {"dismissed": count}
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import said
 from engine.model import EngineError
 from engine.options import (
     OPTIONS,
@@ -54,13 +56,22 @@ class SessionFile:
     options: Mapping[str, Any]
     adopt: bool = False
 
+    def said(self) -> said.Said:
+        """What of it a session remembers."""
+        path = os.path.abspath(self.path)
+        return said.Said(path, time.time(), self.name, self.primaries, self.secondary, self.options)
+
 
 class Config:
     """All options of one session as they are now; `set` and `reset` keep a value in the session's state directory.
 
-    Precedence: --set, environment, kept, session file, the user's file, the system's file, default. Safe from any
-    thread. Raises ConfigError for a value that is wrong, ConfigFileError for a file that is.
+    Precedence: --set, environment, kept, session file, the user's file, the system's file, default. Without a session
+    file, what the one said that the session last ran from. Safe from any thread. Raises ConfigError for a value that is
+    wrong, ConfigFileError for a file that is, EngineError where what a file said cannot be read.
     """
+
+    note = ""
+    """That the session's file is gone or was changed, in one line; "" where it is as it was."""
 
     def __init__(
         self,
@@ -76,8 +87,12 @@ class Config:
         self._kept_path = None if state is None else os.path.join(state, KEPT)
         above = [Layer("--set", _assigned(sets)), Layer("environment", _from_environment(env))]
         below = []
+        self._state, self._said = state, None if session_file is None else session_file.said()
         if session_file is not None:
             below.append(Layer(session_file.path, session_file.options))
+        elif state is not None and (before := said.kept(state)) is not None:
+            self.note = said.differs(before, _reads(before.path))
+            below.append(Layer(before.path + (" (as it was)" if self.note else ""), before.options))
         below += [Layer(path, values) for path in (user_file(env), system_file) if (values := read_options(path))]
         self._above, self._below = above, below
         self._kept: dict[str, Any] = self._read_kept()
@@ -114,6 +129,11 @@ class Config:
         for layer in reversed(self._layers()):
             merged.update(layer.values)
         return Options(**merged)
+
+    def remember(self) -> None:
+        """Keep what the session's file says for runs that are given its name only. OSError."""
+        if self._state is not None and self._said is not None:
+            said.keep(self._state, self._said)
 
     # ---- writing ---------------------------------------------------------------------------------------------
 
@@ -229,6 +249,14 @@ def read_session_file(path: str) -> SessionFile:
         path, _word(session, "name", path, Path(path).stem), _primaries(_table(found, "primary", path), path),
         _secondary(_table(found, "secondary", path), path), options, adopt,
     )  # fmt: skip
+
+
+def _reads(path: str) -> said.Said | EngineError:
+    """How a session's file reads now."""
+    try:
+        return read_session_file(path).said()
+    except EngineError as e:
+        return e
 
 
 def _primaries(table: Mapping[str, Any], path: str) -> tuple[str, ...]:

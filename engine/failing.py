@@ -12,7 +12,7 @@ from engine.ledger import Failure, retried
 from engine.link import Link
 from engine.model import Gfid
 from engine.reconcile import Reconciler
-from engine.sides import compared, primary_state, secondary_states
+from engine.sides import TORN, compared, primary_state, secondary_states
 from engine.volume.base import Feed, View
 
 if TYPE_CHECKING:
@@ -49,9 +49,12 @@ class Failing:
             path = problem.slot.name if problem.slot is not None else problem.gfid.hex().encode()
         self.worker.log("warning", f"{problem.operation} {os.fsdecode(path)!r}: {problem.text}")
         here = primary_state(self.view, problem.gfid)
+        text = problem.text
+        if there.startswith(TORN):
+            text = TORN + text.removeprefix(TORN)
         slots = problem.slots if problem.slot is None else (*problem.slots, problem.slot)
         return Failure.of_object(
-            problem.gfid, path, problem.operation, problem.errno, problem.text, time.time(), here, there, slots
+            problem.gfid, path, problem.operation, problem.errno, text, time.time(), here, there, slots
         )
 
     def nameless(self, feed: Feed, result: Result) -> None:

@@ -27,6 +27,7 @@ def retried(operation: str) -> str:
 
 
 _HINTS = {
+    5: "the primary's disk cannot read it (see dmesg there); until it can, the secondary keeps what it has",
     1: "immutable there (chattr -i), or the agent may not (run it as root)",
     13: "permission denied: check who the agent or the engine runs as",
     7: "the secondary's filesystem does not take xattrs that large",
@@ -224,9 +225,13 @@ class Ledger:
         """What was about to be settled when an earlier run or connection ended."""
         return [(bytes.fromhex(g), o) for g, o in self._rows("SELECT gfid, operation FROM settling")]
 
-    def all(self, limit: int = 10_000) -> list[Failure]:
-        """The entries, oldest first."""
-        return self._read("SELECT * FROM failure ORDER BY id LIMIT ?", limit)
+    def all(self, limit: int | None = None, after: int = 0) -> list[Failure]:
+        """The entries beyond the id `after`, oldest first; `limit` None: all of them."""
+        return self._read("SELECT * FROM failure WHERE id>? ORDER BY id LIMIT ?", after, -1 if limit is None else limit)
+
+    def some(self, ids: Iterable[int]) -> list[Failure]:
+        """Those of these entries that are there."""
+        return [f for one in dict.fromkeys(ids) for f in self._read("SELECT * FROM failure WHERE id=?", one)]
 
     def due(self, now: float, limit: int = 500) -> list[Failure]:
         """The entries whose retry is due."""
@@ -237,7 +242,7 @@ class Ledger:
 
     def rejected(self) -> set[str]:
         """The gfids (hex) of what a person wanted kept."""
-        return {f.gfid for f in self._read("SELECT * FROM failure WHERE kind='rejected-delete' LIMIT ?", 1_000_000)}
+        return {f.gfid for f in self._read("SELECT * FROM failure WHERE kind='rejected-delete'")}
 
     def before(self, time: float) -> int:
         """How many entries began at or before this time (unix seconds)."""

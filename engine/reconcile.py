@@ -148,7 +148,9 @@ class Reconciler:
         if due.data:
             self.transfer.send(list(due.data), set(), again)
             left += self._changed_since(due.data)
-        rest = [g for g in due.meta if g not in again.sent]
+        # the times of a file whose content did not come are not put right: nothing else would tell
+        failed = {p.gfid for p in again.problems} | set(again.gone)
+        rest = [g for g in due.meta if g not in again.sent and g not in failed]
         if rest:
             # directories last, the deepest first: making what is below them changes their times
             self.applier.metas(sorted(rest, key=self._depth, reverse=True), again)
@@ -227,7 +229,7 @@ class Reconciler:
         lacking = self._lacking(gfid, names, there)
         if there is not None and not lacking and not names.drop and self._same_kind(stat, there):
             links = int(there["stat"]["nlink"])
-            differs = (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"])
+            differs = (stat.size, stat.mtime_ns) != (there["stat"]["size"], there["stat"]["mtime_ns"]) or there.get("torn")
             if stat.is_file and (differs or problem.operation in CONTENT):
                 due.data[gfid] = stat
             if stat.is_dir and problem.operation == TREE:
@@ -237,7 +239,8 @@ class Reconciler:
             if answer is None:
                 return
             links = int(answer["nlink"])
-            if stat.is_file and (answer["data"] or problem.operation in CONTENT):
+            torn = there is not None and there.get("torn")
+            if stat.is_file and (answer["data"] or torn or problem.operation in CONTENT):
                 due.data[gfid] = stat
             if stat.is_dir and (answer["made"] or problem.operation == TREE):
                 due.below += self._below(gfid)

@@ -77,7 +77,9 @@ class Session:
             if spec.volume is not None:
                 self.volume = GlusterVolume(spec.volume.volume, state, lambda: config.options, self.log.write)
             self.id = str(self._identify()["id"])
-        except EngineError:
+            if not spec.dry_run:
+                config.remember()
+        except (EngineError, OSError):
             self.log.close()
             os.close(self._lock_fd)
             raise
@@ -226,6 +228,8 @@ class Session:
             self.events.publish("create", session=self.name)
         self.events.publish("start", session=self.name)
         self.log.write("info", f"georep-tui {__version__}: session {self.name}, {self.facts.primary} to {self.facts.secondary}")
+        if self.config.note:
+            self.log.write("warning", self.config.note)
         for brick in self.bricks:
             brick.worker.start()
 

@@ -16,6 +16,7 @@ from engine.model import LIMBO, ROOT, Gfid, Slot, Stat
 from engine.volume.base import Gone, View
 
 ABSENT = "absent"
+TORN = "half written: "
 PAGE = 200
 """Objects asked for at once."""
 
@@ -53,7 +54,7 @@ def primary_state(view: View, gfid: Gfid) -> str:
 
 
 def secondary_states(link: Link, gfids: Sequence[Gfid]) -> dict[Gfid, str]:
-    """What the secondary has of these now. Raises LinkError."""
+    """What the secondary has of these now; TORN begins what is half written. Raises LinkError."""
     found: dict[Gfid, str] = {}
     for at in range(0, min(len(gfids), ASKED), PAGE):
         some = list(gfids[at : at + PAGE])
@@ -87,7 +88,7 @@ def compared(view: View, link: Link, gfids: Sequence[Gfid]) -> tuple[list[Gfid],
         seen = view.see(gfid)
         if seen is None:
             continue  # gone or on the move: a record says so
-        if there is None or there.get("limbo") or (seen.stat.is_file and _other(view, gfid, seen.stat, there["stat"])):
+        if there is None or there.get("limbo") or there.get("torn") or (seen.stat.is_file and _other(view, gfid, seen.stat, there["stat"])):
             differ.append(gfid)
         else:
             (same if names_here(view, gfid) == names_there(there) else elsewhere).append(gfid)
@@ -147,4 +148,5 @@ def _there(one: Any) -> str:
         return ABSENT
     st = one["stat"]
     text = words(st["mode"], st["size"], st["mtime_ns"], st["uid"], st["gid"], st["nlink"])
+    text = f"{TORN}{text}" if one.get("torn") else text
     return f"{text} (set aside)" if one.get("limbo") else text

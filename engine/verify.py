@@ -164,6 +164,8 @@ class Comparison:
         kind = other["kind"]
         if kind == _stat.S_IFREG and st.size != other["size"]:
             wrong.append(f"size {other['size']} for {st.size}")
+        if other["torn"]:
+            wrong.append("half written")
         if st.mtime_ns != other["mtime_ns"]:
             wrong.append("mtime")
         if kind != _stat.S_IFLNK and _stat.S_IMODE(st.mode) != _stat.S_IMODE(other["mode"]):
@@ -203,7 +205,7 @@ class Comparison:
                 "name": name, "gfid": bytes.fromhex(e["gfid"]) if e.get("gfid") else None,
                 "mode": mode, "kind": _stat.S_IFMT(mode), "uid": int(e["uid"]), "gid": int(e["gid"]),
                 "size": int(e["size"]), "mtime_ns": int(e["mtime_ns"]), "rdev": int(e.get("rdev") or 0),
-                "link": base64.b64decode(e["link"]) if e.get("link") is not None else None,
+                "link": base64.b64decode(e["link"]) if e.get("link") is not None else None, "torn": bool(e.get("torn")),
                 "xattrs": None if xattrs is None
                 else {base64.b64decode(k): base64.b64decode(v) for k, v in xattrs.items()},
             }  # fmt: skip

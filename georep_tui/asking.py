@@ -211,11 +211,10 @@ def failures(
         output.say(f"{plural(int(result['retrying']), 'failure')} tried again now")
         return _failed(result)
     if dismiss:
-        chosen = list(ids) or [f["id"] for f in source.command("failures", {"session": name})["failures"]]
-        result = source.command("dismiss", {"session": name, "ids": chosen, "reason": reason})
+        result = source.command("dismiss", {"session": name, "ids": list(ids) or None, "reason": reason})
         output.say(f"{plural(int(result['dismissed']), 'failure')} dismissed")
-        return DONE
-    result = source.command("failures", {"session": name})
+        return _failed(result)
+    result = _ledger(source, name, ids)
     found = [f for f in result["failures"] if not ids or f["id"] in ids]
     missing = [i for i in ids if i not in {f["id"] for f in found}]
     if missing:
@@ -230,11 +229,24 @@ def failures(
         output.say(f"{f['id']}  {f['operation']}  {escape(str(f['path']))}: {escape(str(f['message']))} ({tries})")
         if f.get("hint"):
             output.say(f"      {escape(str(f['hint']))}")
-    if int(result.get("total") or 0) > len(result["failures"]):
+    if not ids and int(result.get("total") or 0) > len(result["failures"]):
         output.say(f"and {int(result['total']) - len(result['failures'])} more")
-    if not found:
+    failed = _failed(result)
+    if not found and not failed:
         output.say(f"{escape(name)}: no failures")
-    return INCOMPLETE if found else DONE
+    return INCOMPLETE if found or failed else DONE
+
+
+def _ledger(source: Source, name: str, ids: Sequence[str]) -> dict[str, Any]:
+    """The entries of these ids, or all of them, asked for page by page."""
+    if ids:
+        return dict(source.command("failures", {"session": name, "ids": list(ids)}))
+    result = dict(source.command("failures", {"session": name}))
+    while after := result.get("next"):
+        more = source.command("failures", {"session": name, "after": after})
+        result |= {"failures": [*result["failures"], *more["failures"]], "total": more["total"], "next": more.get("next")}
+    result.pop("next", None)
+    return result
 
 
 def held(source: Source, name: str, *, approve: str, reject: str, as_json: bool) -> int:
@@ -277,6 +289,8 @@ def verify(source: Source, name: str, *, content: bool, repair: bool, brick: str
     else:
         for one in state["differences"]:
             output.say(f"{escape(str(one['path']))}: {escape(str(one['what']))}")
+        if int(state["different"]) > len(state["differences"]):
+            output.say(f"and {plural(int(state['different']) - len(state['differences']), 'more difference')}")
         mended = f", {plural(int(state['repaired']), 'object')} repaired" if repair else ""
         compared = f", content of {plural(int(state['content']), 'file')}" if content else ""
         words = plural(int(state["different"]), "difference")

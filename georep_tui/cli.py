@@ -92,6 +92,8 @@ def run(
     begun = begin(
         words, sets=sets, name=name, state_dir=state_dir, adopt=adopt, dry_run=dry_run, once=once, read_only=read_only
     )
+    if begun.config.note and not no_ui:
+        output.error(begun.config.note)  # without a console the log says so
     _done(run_session(begun, console=not no_ui, log_format=log_format, metrics=metrics, record=record,
                       mouse=not no_mouse))  # fmt: skip
 

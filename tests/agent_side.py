@@ -93,8 +93,8 @@ class Local:
     def open(self) -> None:
         self.holding = Holding(Place(os.fsencode(self.path), b""), SESSION, **self._options)
         self.tree = self.holding.tree
-        self.entries = Entries(self.tree)
-        self.contents = Contents(self.tree)
+        self.entries = Entries(self.tree, self.holding.writer)
+        self.contents = Contents(self.tree, self.holding.writer)
 
     def apply(self, *ops: EntryOp) -> Applied:
         self.holding.applying()

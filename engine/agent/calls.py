@@ -46,7 +46,8 @@ class Calls:
             "sweep": self._sweep, "limbo": self._limbo, "commit": self._commit, "lookup": self._lookup,
             "taken": self._taken, "list": self._list, "place": self._place, "remove": self._remove,
             "set_aside": self._set_aside, "clear_slot": self._clear_slot, "stage": self._stage,
-            "unwritten": self._unwritten, "unstage": self._unstage, "here": self._here,
+            "unwritten": self._unwritten, "unstage": self._unstage, "here": self._here, "arrived": self._arrived,
+            "torn": self._torn,
         }  # fmt: skip
 
     def answer(self, ident: int, request: object) -> Optional[dict[str, Any]]:
@@ -301,7 +302,16 @@ class Calls:
     def _stage(self, params: Params) -> Result:
         held = self.need()
         held.applying()
-        return held.stage([_gfid(g) for g in params["gfids"]])
+        gfids = [_gfid(g) for g in params["gfids"]]
+        sizes = [int(n) for n in params.get("sizes") or [0] * len(gfids)]
+        return held.stage(gfids, sizes, bool(params.get("basis", True)))
+
+    def _arrived(self, params: Params) -> Result:
+        self.need().arrived(str(params["token"]), [_gfid(g) for g in params["gfids"]])
+        return {}
+
+    def _torn(self, _: Params) -> Result:
+        return {"torn": sorted(g.hex() for g in self.need().torn())}
 
     def _unwritten(self, params: Params) -> Result:
         return {"unwritten": [g.hex() for g in self.need().unwritten(str(params["token"]))]}

@@ -10,7 +10,7 @@ from typing import Optional
 
 from engine.agent import make
 from engine.agent.attributes import set_attributes
-from engine.agent.content import rewrite, write_whole
+from engine.agent.content import Writer, write_whole
 from engine.agent.handles import OpError, check_name, hex_name, kind_word, system_error
 from engine.agent.index import Row
 from engine.agent.make import Made
@@ -43,8 +43,9 @@ class Applied:
 class Entries:
     """Applies entry operations to one tree. Used by one thread."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, writer: Writer) -> None:
         self._tree = tree
+        self._writer = writer
 
     def apply(self, ops: list[EntryOp]) -> Applied:
         """Apply operations in order; one that fails does not stop the next. sqlite3.Error when the index fails."""
@@ -260,8 +261,7 @@ class Entries:
         tree = self._tree
         regular = _stat.S_ISREG(where.st.st_mode)
         if op.data is not None and regular:
-            size, mtime, failed = rewrite(where, op.data, op.stat, op.xattrs)
-            tree.unsure.discard(op.gfid)
+            size, mtime, failed = self._writer.whole(op.gfid, op.data, op.stat, op.xattrs)
             self._report(i, op, Made(op.stat is not None and op.xattrs is not None, (size, mtime), failed), out)
         elif op.gfid in tree.unsure:
             if make.same_object(where.pfd, where.name, where.st, op.stat, op.link):

@@ -43,7 +43,7 @@ class Kind(IntEnum):
     FILE_END = 7
     """wire.encode_file_end: attributes to set → REPLY_FILES of one."""
     FILE_ABORT = 8
-    """Empty: the sender gives up this file; what is written so far stays; no reply."""
+    """Empty: the sender gives up this file; the old one stays, or, written in place, what it has, marked; no reply."""
     META = 9
     """wire.encode_metas → REPLY_ENTRIES with failures only."""
     SUMS = 10

@@ -22,6 +22,7 @@ from engine.agent.gluster_objects import Objects
 from engine.agent.gluster_paths import inode_of, text_of
 from engine.agent.gluster_pool import Pool
 from engine.agent.handles import OpError
+from engine.agent.intent import VolumeIntent
 from engine.agent.repair import Placed
 from engine.agent.stage import Staged, as_now
 from engine.agent.state import CallError, free_space
@@ -38,6 +39,8 @@ VERSION = 2
 """Of a session on a volume: one of version 1 was begun by an engine that could lose names, and is compared once."""
 MARK = "trusted.georep.mark."
 """Then the id of session and brick: that brick's copy of the mark (MRK-7)."""
+TORN = "trusted.georep.torn."
+"""Then the same id: the files that this brick's agent has half written."""
 
 _INTERNAL = (b".trashcan", PREFIX)
 """How names in the root begin that are not replicated."""
@@ -112,8 +115,12 @@ class GlusterTarget:
         self._barrier = Barrier(self.root_fd, self.pool, secondary.info.subvolumes)
         self.objects = Objects(self.root_fd, secondary.info.local if self._bricks else None, self._gfids_fd)
         self._entries = GlusterEntries(self.objects, self.pool, secondary.several, self._durable)
-        self._contents = contents = GlusterContents(self.objects, self.pool, self._durable)
-        self._listings = Listings(self.objects, self.pool, _INTERNAL)
+        self._intent = VolumeIntent(
+            lambda: read_xattr(self.root_fd, TORN + self._key[len(MARK) :]), self._save_torn, self._sync_root
+        )
+        self._arrived: dict[str, list[Gfid]] = {}
+        self._contents = contents = GlusterContents(self.objects, self.pool, self._durable, self._intent)
+        self._listings = Listings(self.objects, self.pool, _INTERNAL, self._intent)
         self.file_data, self.file_hole, self.file_abort = contents.data, contents.hole, contents.abort
 
     def _own(self, take_over: bool) -> None:
@@ -146,6 +153,8 @@ class GlusterTarget:
         """Apply entry operations."""
         self.objects.settle()
         applied = self._entries.apply(ops)
+        files = (op.gfid for op in ops if op.stat is not None and op.stat.mode & 0o170000 == 0o100000)
+        self._intent.hollow.update(gfid for gfid in files if gfid in applied.made)
         return applied.failures, list(applied.made), applied.sizes
 
     def puts(self, puts: list[Put]) -> list[FileResult]:
@@ -176,7 +185,10 @@ class GlusterTarget:
     def lookup(self, gfid: Gfid) -> Optional[Result]:
         """Where an object is."""
         with self.objects.together():
-            return lookup(self.objects, gfid)
+            found = lookup(self.objects, gfid)
+        if found is not None:
+            found["torn"] = gfid in self._intent
+        return found
 
     def taken(self, slots: list[Slot]) -> list[Gfid]:
         """Whose these names are."""
@@ -233,8 +245,9 @@ class GlusterTarget:
 
     # --- rsync and tar
 
-    def stage(self, gfids: list[Gfid]) -> Result:
-        """A path below which files are reached by their gfid, written as GlusterFS does (`names`: "uuid")."""
+    def stage(self, gfids: list[Gfid], sizes: list[int], basis: bool) -> Result:
+        """A path below which files are reached by their gfid, written as GlusterFS does (`names`: "uuid"), in place."""
+        del sizes, basis
         if self._stage is None:
             self._stage = Mount(self._secondary.info.name, self._secondary.params, hidden=False)
             self._stage.wait()
@@ -245,6 +258,7 @@ class GlusterTarget:
                 absent.append(gfid.hex())
             else:
                 staged[gfid] = as_now(st)
+        self._intent.begin(staged)
         token = secrets.token_hex(8)
         self._stages[token] = staged
         assert self._stage.path is not None
@@ -265,9 +279,21 @@ class GlusterTarget:
         if staged is None:
             raise CallError(f"no stage {token}", "no-stage")
         gfids = list(staged)
-        return {"files": {gfid.hex(): said for gfid, said in zip(gfids, self._of_each(gfids, self._arrived))}}
+        files = dict(zip(gfids, self._of_each(gfids, self._seen)))
+        for gfid in self._arrived.pop(token, ()):
+            if files.get(gfid, {}).get("same"):
+                self._intent.done(gfid)
+        return {"files": {gfid.hex(): said for gfid, said in files.items()}}
 
-    def _arrived(self, gfid: Gfid) -> Result:
+    def arrived(self, token: str, gfids: list[Gfid]) -> None:
+        """The content of these is whole, as far as the primary can tell."""
+        self._arrived[token] = gfids
+
+    def torn(self) -> set[Gfid]:
+        """Files whose content is half written, or has not come."""
+        return self._intent.torn()
+
+    def _seen(self, gfid: Gfid) -> Result:
         """What is seen of a file that was staged, made durable."""
         try:
             fd, _ = open_regular(self.objects, gfid, os.O_RDONLY)
@@ -293,11 +319,34 @@ class GlusterTarget:
         if not self._bricks:
             self._barrier.sync()
 
+    def _save_torn(self, value: Optional[dict[str, Any]]) -> None:
+        name = TORN + self._key[len(MARK) :]
+        if value is not None:
+            write_xattr(self.root_fd, name, value)
+            return
+        try:
+            os.removexattr(f"/proc/self/fd/{self.root_fd}", name)
+        except OSError as e:
+            if e.errno != errno.ENODATA:
+                raise
+
+    def _sync_root(self) -> None:
+        """The xattrs of the volume's root are durable."""
+        for fd in self._bricks:
+            os.fsync(fd)
+        if not self._bricks:
+            self._barrier.sync()
+
     def commit(self, mark: Optional[dict[str, int]], extra: Optional[dict[str, Any]] = None) -> Result:
         """Everything durable, then the copy of the mark, durable (MRK-6). OSError: nothing is acknowledged."""
         self.objects.settle()
         self._leases.check()
+        self._intent.note_hollow(lambda gfid: self.objects.exists(gfid) is not None)
+        for gfid in self._intent.torn():
+            if self.objects.exists(gfid) is None:
+                self._intent.done(gfid)
         self._sync()
+        self._intent.settle()
         if mark is not None:
             self._names |= bool((extra or {}).get("names"))
             kept = {"names": True} if self._names else {}  # both sides were compared since

@@ -9,12 +9,13 @@ import threading
 from typing import Callable, Optional
 
 from engine.agent import system, wire
-from engine.agent.content import OPEN_FILES, file_result, finish, hole_of, piece_of, write_at, write_whole
+from engine.agent.content import OPEN_FILES, Gaps, file_result, finish, hole_of, piece_of, write_at, write_whole
 from engine.agent.frames import Payload
 from engine.agent.gluster_objects import Objects, set_found
 from engine.agent.gluster_paths import inode_of
 from engine.agent.gluster_pool import Needs, Pool
 from engine.agent.handles import OpError, kind_word, system_error
+from engine.agent.intent import Intent
 from engine.agent.types import Gfid, MetaOp, Outcome, Stat
 from engine.agent.wire import FileResult, Put, Xattrs
 
@@ -45,6 +46,7 @@ class _Open:
         self.size = size
         self.delta = delta
         self.failed: Optional[OpError] = None
+        self.gaps: Optional[Gaps] = None
         self.writing = 0
         self.changed = threading.Condition()
 
@@ -52,8 +54,10 @@ class _Open:
 class GlusterContents:
     """Writes contents and attributes through one mount. Called by one thread; writes run in the pool."""
 
-    def __init__(self, objects: Objects, pool: Pool, durable: Callable[[int], None]) -> None:
-        """`durable` makes an open file durable where the commit cannot do it for all at once."""
+    def __init__(self, objects: Objects, pool: Pool, durable: Callable[[int], None], intent: Intent) -> None:
+        """`durable` makes an open file durable where the commit cannot do it for all at once. On a volume every update is in
+        place, and marked by `intent` until it is whole."""
+        self._intent = intent
         self._objects = objects
         self._pool = pool
         self._durable = durable
@@ -79,8 +83,14 @@ class GlusterContents:
                 failed = system_error(e, "content")
             results[i] = file_result(i, size, mtime, failed)
 
+        self._intent.begin([p.gfid for p in puts])
         self._pool.run(work, [Needs((p.gfid,), (), False) for p in puts])
-        return [r for r in results if r is not None]
+        done = [r for r in results if r is not None]
+        for one in done:
+            # attributes alone may have failed: then the size is told
+            if not one.errno or one.size == len(puts[one.index].data) > 0:
+                self._intent.done(puts[one.index].gfid)
+        return done
 
     def _put(self, put: Put) -> tuple[int, int, Optional[OpError]]:
         fd, st = open_regular(self._objects, put.gfid, os.O_WRONLY)
@@ -135,8 +145,9 @@ class GlusterContents:
             if len(self._open) > OPEN_FILES:
                 raise OpError(errno.EMFILE, f"refused: more than {OPEN_FILES} files at once")
             one.fd, st = open_regular(self._objects, request.gfid, os.O_WRONLY)
+            self._intent.begin([request.gfid])
             if not request.delta and st.st_size:
-                os.ftruncate(one.fd, 0)
+                one.gaps = self._gaps(one, st.st_size)
         except OpError as e:
             one.failed = e
         except OSError as e:
@@ -152,7 +163,17 @@ class GlusterContents:
         except OpError as e:
             one.failed = e
             return
-        self._soon(one, len(data), lambda: write_at(one.fd, data, offset))
+        if one.gaps is not None:
+            one.gaps.data(offset, data)
+        else:
+            self._soon(one, len(data), lambda: write_at(one.fd, data, offset))
+
+    def _gaps(self, one: _Open, old_size: int) -> Gaps:
+        return Gaps(
+            old_size,
+            lambda at, data: self._soon(one, len(data), lambda: write_at(one.fd, data, at)),
+            lambda at, length: self._soon(one, 1, lambda: system.punch_hole(one.fd, at, length)),
+        )
 
     def hole(self, ident: int, payload: Payload) -> None:
         """Make a range read as zeros; in a file written anew it is a hole already."""
@@ -198,6 +219,8 @@ class GlusterContents:
         if one is None:
             return FileResult(0, errno.EBADF, 0, 0, "refused: no file is under way under this id")
         size = mtime = 0
+        if one.gaps is not None and one.failed is None:
+            one.gaps.end(stat.size)
         self._written(one)
         failed = one.failed
         try:
@@ -209,6 +232,8 @@ class GlusterContents:
                 found = self._objects.find(one.gfid)
                 if found is None or found.st.st_ino != inode_of(one.gfid):
                     failed = OpError(errno.ESTALE, "system: the file was replaced while it was written")
+                else:
+                    self._intent.done(one.gfid)
                 if found is not None:
                     os.close(found.fd)
         except OpError as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat as _stat
+from collections.abc import Container
 from typing import Any, Optional
 
 from engine.agent.attributes import has_xattrs, read_xattrs
@@ -37,7 +38,8 @@ def whose(objects: Objects, slot: Slot) -> Gfid:
 class Listings:
     """Directories page by page; the names of the one being read are kept between pages."""
 
-    def __init__(self, objects: Objects, pool: Pool, internal: tuple[bytes, ...]) -> None:
+    def __init__(self, objects: Objects, pool: Pool, internal: tuple[bytes, ...], torn: Container[Gfid]) -> None:
+        self._torn = torn
         self._objects = objects
         self._pool = pool
         self._internal = internal
@@ -77,6 +79,8 @@ class Listings:
                 "name": b64(name), "gfid": gfid.hex(), **stat_dict(st),
                 "link": b64(os.readlink(b"", dir_fd=fd)) if _stat.S_ISLNK(st.st_mode) else None,
             }  # fmt: skip
+            if gfid in self._torn:
+                one["torn"] = True
             if xattrs:
                 found = read_xattrs(f"/proc/self/fd/{fd}") if has_xattrs(st.st_mode) else {}
                 one["xattrs"] = {b64(k): b64(v) for k, v in found.items()}

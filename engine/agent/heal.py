@@ -66,14 +66,20 @@ def read_dir(top_fd: int, path: tuple[bytes, ...], expected: dict[bytes, bytes])
         os.close(fd)
 
 
-def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> tuple[dict[Gfid, Stray], dict[Slot, Gfid]]:
-    """Compare every name on disk with the index by inode and set what differs.
+class Scanned(NamedTuple):
+    """What cannot be set; the slots that were, with their objects; files whose content was replaced by another inode."""
 
-    Comes back: what cannot be set, and the slots that were, with their objects.
-    """
+    strays: dict[Gfid, Stray]
+    found: dict[Slot, Gfid]
+    rewritten: list[Gfid]
+
+
+def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> Scanned:
+    """Compare every name on disk with the index by inode and set what differs."""
     strays: dict[Gfid, Stray] = {}
     gone: list[Slot] = []
     found: list[Row] = []  # written at the end: each row may be the only trace of an object met later
+    unknown: list[Row] = []  # files where the index has others: perhaps new content of those
     # top descriptor, path from there, gfid or b"", nearest known directory and path from it
     todo: list[tuple[int, tuple[bytes, ...], Gfid, Gfid, tuple[bytes, ...]]] = [
         (limbo_fd, (), LIMBO, LIMBO, ()),
@@ -100,13 +106,26 @@ def scan(root_fd: int, limbo_fd: int, index: PendingIndex) -> tuple[dict[Gfid, S
                     elif known not in strays:
                         strays[known] = Stray(near, (*below, name), ident, kind)
                         found.append(Row(NOWHERE, known.hex().encode(), known, kind, ident, 0, 0, 0))
+                elif row is not None and gfid != LIMBO and kind == row.kind == _stat.S_IFREG:
+                    unknown.append(row._replace(ident=ident))
             if kind == _stat.S_IFDIR:
                 start = (known, ()) if known else (near, (*below, name))
                 todo.append((top, (*path, name), known, *start))
     gone += [r.slot for r in index.children(NOWHERE) if r.gfid not in strays]
     index.remove(gone)
     index.put(found)
-    return strays, {r.slot: r.gfid for r in found if r.parent not in (NOWHERE, LIMBO)}
+    return Scanned(strays, {r.slot: r.gfid for r in found if r.parent not in (NOWHERE, LIMBO)}, _rewritten(index, unknown, found))
+
+
+def _rewritten(index: PendingIndex, unknown: list[Row], found: list[Row]) -> list[Gfid]:
+    """Give files that are nowhere else, under a name that was theirs, their new inode: content put in place since.
+
+    Should another object have been made under that name, the operations that are repeated say so.
+    """
+    elsewhere = {r.gfid for r in found}
+    rows = [r for r in unknown if r.gfid not in elsewhere and len(index.rows(r.gfid)) == 1]
+    index.put(rows)
+    return [r.gfid for r in rows]
 
 
 def tidy(root_fd: int, limbo_fd: int, index: PendingIndex) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import stat as _stat
+from collections.abc import Container
 from typing import Any, Optional
 
 from engine.agent.attributes import has_xattrs, read_xattrs
@@ -30,8 +31,9 @@ def stat_dict(st: os.stat_result) -> dict[str, int]:
     }  # fmt: skip
 
 
-def lookup(tree: Tree, gfid: Gfid) -> Optional[dict[str, Any]]:
-    """Where an object is, names checked on disk; None when it is nowhere. `sure`: nothing has to confirm that yet."""
+def lookup(tree: Tree, gfid: Gfid, torn: Container[Gfid]) -> Optional[dict[str, Any]]:
+    """Where an object is, names checked on disk; None when it is nowhere. `sure`: nothing has to confirm that yet;
+    `torn`: its content is half written, or has not come yet."""
     sure = not (tree.mode is not None and tree.mode.recovering) and gfid not in tree.unsure
     if gfid == ROOT:
         return {"names": [], "limbo": False, "sure": sure, "stat": stat_dict(os.fstat(tree.root_fd))}
@@ -42,14 +44,15 @@ def lookup(tree: Tree, gfid: Gfid) -> Optional[dict[str, Any]]:
     for row in tree.index.rows(gfid):
         if row.parent not in (LIMBO, NOWHERE) and tree.at(row) is not None:
             names.append({"parent": row.parent.hex(), "name": b64(row.name)})
-    return {"names": names, "limbo": gfid in tree.limbo, "sure": sure, "stat": stat_dict(where.st)}
+    return {"names": names, "limbo": gfid in tree.limbo, "sure": sure, "stat": stat_dict(where.st), "torn": gfid in torn}
 
 
 class Listings:
     """Directories page by page; the names of the one being read are kept between pages."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, torn: Container[Gfid]) -> None:
         self._tree = tree
+        self._torn = torn
         self._names: tuple[Gfid, list[bytes]] = (b"", [])
 
     def page(self, gfid: Gfid, after: bytes, limit: int, xattrs: bool) -> list[dict[str, Any]]:
@@ -93,6 +96,8 @@ class Listings:
             "name": b64(name), "gfid": row.gfid.hex() if row is not None and known else None, **stat_dict(st),
             "link": b64(os.readlink(name, dir_fd=pfd)) if _stat.S_ISLNK(st.st_mode) else None,
         }  # fmt: skip
+        if row is not None and known and row.gfid in self._torn:
+            one["torn"] = True
         if xattrs:
             one["xattrs"] = self._xattrs(pfd, name, st)
         return one

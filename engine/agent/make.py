@@ -83,6 +83,7 @@ def _create_file(
     try:
         tree.register(slot, gfid, os.fstat(fd))
         if data is None:
+            tree.hollow.add(gfid)
             failed = _attempt(fd, stat, xattrs, times=False)
             return Made(False, None, failed)
         write_whole(fd, data)

@@ -78,6 +78,7 @@ def place(
     same = (found.st.st_size, found.st.st_mtime_ns) == (stat.size, stat.mtime_ns)
     if same or not regular:
         tree.unsure.discard(gfid)
+        tree.hollow.discard(gfid)
     try:
         set_where(found, stat, xattrs, times=same or not regular)
     except OpError as e:

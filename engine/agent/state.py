@@ -13,8 +13,11 @@ import time
 from typing import Any, Optional
 
 from engine.agent import foreign, heal, repair, system
+from engine.agent.beside import Beside
+from engine.agent.content import Writer
 from engine.agent.handles import check_name
 from engine.agent.index import IndexError_
+from engine.agent.intent import TreeIntent
 from engine.agent.pending import PendingIndex
 from engine.agent.trash import Trash
 from engine.agent.tree import Mode, Tree, gfid_of_name
@@ -110,6 +113,22 @@ def write_json(dir_fd: int, name: str, value: dict[str, Any]) -> None:
     os.fsync(dir_fd)
 
 
+def clear_stage(stage_fd: int, token: bytes) -> None:
+    """Unlink what is in a stage: links of real files must not be counted as names of theirs for longer than needed."""
+    try:
+        fd = os.open(token, _DIR, dir_fd=stage_fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        for name in os.listdir(fd):
+            try:
+                os.unlink(name, dir_fd=fd)
+            except (FileNotFoundError, IsADirectoryError, PermissionError):
+                pass  # what a program made there goes with the rest
+    finally:
+        os.close(fd)
+
+
 def free_space(fd: int) -> dict[str, int]:
     """Free and total bytes and inodes of a filesystem, as an ordinary user may use them."""
     s = os.fstatvfs(fd)
@@ -175,6 +194,7 @@ class Holding:
         self.index_lost = False
         self._fds: list[int] = []
         self.trash: Optional[Trash] = None
+        self.beside: Optional[Beside] = None
         try:
             self._open(take_over, create, wait)
         except BaseException:
@@ -235,6 +255,9 @@ class Holding:
         if not self.recovering:
             self.index.forget_idents()
         self.tree = Tree(tree_fd, limbo_fd, self.index)
+        self.intent = TreeIntent(state_fd, self.tree.hollow)
+        self.beside = Beside(self.tree, state_fd)
+        self.writer = Writer(self.tree, self.beside, self.intent)
         self.set_mode(None)
 
     def _lock(self, wait: float) -> None:
@@ -319,8 +342,9 @@ class Holding:
         assert self.trash is not None
         stage = os.open(b"stage", _DIR, dir_fd=self.state_fd)
         try:
-            for name in os.listdir(stage):
-                self.trash.take(stage, os.fsencode(name))
+            for name in map(os.fsencode, os.listdir(stage)):
+                clear_stage(stage, name)
+                self.trash.take(stage, name)
         finally:
             os.close(stage)
 
@@ -387,8 +411,12 @@ class Holding:
             purge_foreign = True
         names = self._give_up(purge)
         spare = self._spare()
+        self.intent.note_hollow(index.has)
         index.commit(durable=True)
+        assert self.beside is not None
+        self.beside.release()
         system.syncfs(self.root_fd)
+        self.intent.settle()
         if mark is not None:
             value = {**self.session, "mark": mark, "time": time.time(), **(extra or {})}
             write_json(self.state_fd, "mark.json", value)
@@ -437,7 +465,7 @@ class Holding:
                 self.index.forget_tree(gfid)
             self.index.remove_slot(LIMBO, name)
             self.tree.limbo.discard(gfid)
-            self.tree.unsure.discard(gfid)
+            self.writer.arrived(gfid)  # nothing of it is expected any more
             names.append((name, self.tree.origin(gfid)))
         self.tree.came_from = {}
         return names
@@ -488,6 +516,7 @@ class Holding:
         try:
             if clean:
                 self.index.commit(durable=True)
+                self.intent.note_hollow(self.index.has)
                 if self._marked and not self.recovering:
                     self._remove("applying")
             self.index.close()
@@ -499,6 +528,9 @@ class Holding:
         if self.trash is not None:
             self.trash.close()
             self.trash = None
+        if self.beside is not None:
+            self.beside.close()
+            self.beside = None
         for fd in reversed(self._fds):
             os.close(fd)
         self._fds = []

@@ -81,11 +81,18 @@ class Target(Protocol):
         """Take this name from that object (b"": from something unknown); False when nothing has it. OpError EEXIST with
         the gfid of another one."""
 
-    def stage(self, gfids: list[Gfid]) -> Result:
-        """Make files reachable by path for rsync and tar."""
+    def torn(self) -> set[Gfid]:
+        """Files whose content is half written, or has not come."""
+
+    def stage(self, gfids: list[Gfid], sizes: list[int], basis: bool) -> Result:
+        """Make files reachable by path for rsync and tar: `sizes` of what comes, with the old content as a `basis`, or
+        without. Of a tree, what is written there is put in place by `arrived` and the attributes that follow."""
 
     def unwritten(self, token: str) -> list[Gfid]:
         """Those of a stage to which nothing has been written."""
+
+    def arrived(self, token: str, gfids: list[Gfid]) -> None:
+        """The content of these is whole, as far as the primary can tell."""
 
     def unstage(self, token: str) -> Result:
         """End that, with what is then seen of each file."""
@@ -106,22 +113,42 @@ class TreeTarget:
     def __init__(self, holding: Holding) -> None:
         self.holding = holding
         self.tree = holding.tree
-        self._entries = Entries(holding.tree)
-        self._contents = Contents(holding.tree)
-        self._stages = Stages(holding)
-        self._listings = Listings(holding.tree)
+        self._entries = Entries(holding.tree, holding.writer)
+        self._contents = Contents(holding.tree, holding.writer)
+        self._stages = Stages(holding, self._contents.staged)
+        self._listings = Listings(holding.tree, holding.intent)
+        self._relieve = holding.writer.beside.relieve
         contents = self._contents
-        self.puts, self.metas = contents.puts, contents.metas
         self.file_begin, self.file_data, self.file_hole = contents.begin, contents.data, contents.hole
-        self.file_end, self.file_abort = contents.end, contents.abort
+        self.file_abort = contents.abort
         self.applying, self.settle = holding.applying, holding.tree.dirs.settle
         self.page, self.damaged = self._listings.page, holding.damaged
-        self.stage, self.unwritten, self.unstage = self._stages.stage, self._stages.unwritten, self._stages.unstage
+        self.unwritten, self.arrived, self.unstage = self._stages.unwritten, self._stages.arrived, self._stages.unstage
+        self.stage = self._stages.stage
 
     def entries(self, ops: list[EntryOp]) -> tuple[list[Outcome], list[Gfid], list[tuple[int, int, int]]]:
         applied = self._entries.apply(ops)
         self.tree.index.relieve()
+        self._relieve()
         return applied.failures, list(applied.made), applied.sizes
+
+    def puts(self, puts: list[Put]) -> list[FileResult]:
+        results = self._contents.puts(puts)
+        self._relieve()
+        return results
+
+    def metas(self, ops: list[MetaOp]) -> list[Outcome]:
+        failures = self._contents.metas(ops)
+        self._relieve()
+        return failures
+
+    def file_end(self, ident: int, stat: Stat, xattrs: Xattrs) -> FileResult:
+        result = self._contents.end(ident, stat, xattrs)
+        self._relieve()
+        return result
+
+    def torn(self) -> set[Gfid]:
+        return self.holding.intent.torn()
 
     def open_file(self, gfid: Gfid) -> int:
         self.settle()
@@ -129,7 +156,7 @@ class TreeTarget:
 
     def lookup(self, gfid: Gfid) -> Optional[Result]:
         self.settle()
-        return listing.lookup(self.tree, gfid)
+        return listing.lookup(self.tree, gfid, self.holding.intent)
 
     def taken(self, slots: list[Slot]) -> list[Gfid]:
         self.settle()

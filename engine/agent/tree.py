@@ -63,6 +63,8 @@ class Tree:
         """Gfids of what is in limbo under its own name, whether the index knows it or not."""
         self.unsure: set[Gfid] = set()
         """Objects found again without a row after a crash: their content may be incomplete."""
+        self.hollow: set[Gfid] = set()
+        """Files made without their content, which has not come yet."""
         self.came_from: dict[Gfid, Slot] = {}
         """Where what is in limbo was, for an undelete; only what this process moved there."""
         self.strays: dict[Gfid, Stray] = {}
@@ -237,8 +239,9 @@ class Tree:
 
     def _scan(self) -> None:
         self._scans += 1
-        self.strays, found = scan(self.root_fd, self.limbo_fd, self.index)
+        self.strays, found, rewritten = scan(self.root_fd, self.limbo_fd, self.index)
         self.unconfirmed.update(found)
+        self.unsure.update(rewritten)
 
     def drop_unconfirmed(self) -> int:
         """All has been repeated: names that were found after the crash, and that nothing has spoken of, go."""

@@ -58,7 +58,7 @@ def parallel(
                 view, link, watch, stream(view), root=root, state=state, log=log,
                 target=replace(target, options=(*target.options, *more)), timeout=now.secondary_timeout,
                 xattrs=now.sync_xattrs, command=now.rsync_command, options=tuple(shlex.split(now.rsync_options)),
-                existing=now.rsync_opt_existing,
+                existing=now.rsync_opt_existing, delta_threshold=now.delta_threshold,
             )  # fmt: skip
         return Engine(engine, view.end)
 

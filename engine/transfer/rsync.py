@@ -1,4 +1,4 @@
-"""The rsync engine (SYN-2): content by the rsync of both sides, only what differs, in place."""
+"""The rsync engine (SYN-2): content by the rsync of both sides, only what differs; on a volume in place."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ os.execvp(words[0], words)
 """
 
 _DATA_ONLY = (
-    "--files-from=-", "--from0", "--copy-links", "--inplace", "--ignore-times", "--numeric-ids",
+    "--files-from=-", "--from0", "--copy-links", "--ignore-times", "--numeric-ids",
     "--no-implied-dirs", "--no-perms", "--no-owner", "--no-group", "--no-times", "--no-xattrs", "--no-acls",
 )  # fmt: skip
 
@@ -89,10 +89,12 @@ class RsyncTransfer(Staged):
         command: str = "rsync",
         options: tuple[str, ...] = (),
         existing: bool = True,
+        delta_threshold: int | None = None,
     ) -> None:
         super().__init__(
-            view, link, watch, fallback, root=root, state=state, target=target, log=log, timeout=timeout, xattrs=xattrs
-        )
+            view, link, watch, fallback, root=root, state=state, target=target, log=log, timeout=timeout, xattrs=xattrs,
+            delta_threshold=delta_threshold,
+        )  # fmt: skip
         self._command = shlex.split(command)
         self._options = options
         self._existing = existing
@@ -120,7 +122,8 @@ class RsyncTransfer(Staged):
             shell = [_python(), "-I", "-S", "-c", _SHELL, str(theirs.fileno())]
             if not local:
                 shell += ssh_words(self.target)
-            words = [*self._command, *self._options, *_DATA_ONLY, f"--timeout={math.ceil(self.timeout)}"]
+            place = ("--inplace",) if stage.in_place else ("--no-inplace", "--no-append")
+            words = [*self._command, *self._options, *_DATA_ONLY, *place, f"--timeout={math.ceil(self.timeout)}"]
             words += [word for word, wanted in (
                 ("--existing", self._existing), ("--sparse", self._sparse), ("--whole-file", whole or local),
             ) if wanted]  # fmt: skip

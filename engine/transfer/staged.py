@@ -57,7 +57,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The two directories of one transfer: names in both are gfids in hex. `here` holds symlinks, `there` hard links or a volume's own.
+    """The two directories of one transfer: names in both are gfids in hex. `here` holds symlinks, `there` what is written to.
 
     `some` is a name that is in both.
     """
@@ -65,6 +65,8 @@ class Stage:
     here: bytes
     there: bytes
     some: str
+    in_place: bool
+    """What is written there is the real file: a volume's. Else it is put in place when it is whole."""
 
 
 class Carried(NamedTuple):
@@ -88,12 +90,15 @@ def carried(children: Iterable[Child]) -> Carried:
 class Staged(ABC):
     """A transfer engine that has content carried by a program (SYN-2, SYN-3). Used by one thread.
 
+    Files of `delta_threshold` bytes that exist there go to the fallback: a second copy of them would be made.
     `root` is the absolute path of the tree `view` looks at; `state` the brick's state directory; `target` where the
     secondary is; `timeout` how many seconds nothing may move, 0 for any time. What the program cannot take goes to
     `fallback`, and `log(level, text)` says so.
     """
 
     name = ""
+    basis = True
+    """Does the program make use of the content that is there?"""
 
     def __init__(
         self,
@@ -108,7 +113,9 @@ class Staged(ABC):
         log: Callable[[str, str], None],
         timeout: float = 120.0,
         xattrs: bool = True,
+        delta_threshold: int | None = None,
     ) -> None:
+        self.delta_threshold = delta_threshold
         self.view = view
         self.link = link
         self.watch = watch
@@ -164,6 +171,7 @@ class Staged(ABC):
         """
         self.watch.throttle(0)
         sources = self._sources(gfids, result, others)
+        self._leave_large(sources, made, others)
         attributes = Result()
         same: list[Gfid] = []
         with self._staged_here(sources, others) as here, self._staged_there(sources, others) as there:
@@ -171,7 +179,7 @@ class Staged(ABC):
                 return []
             names = [self._name(gfid) for gfid in sources]
             with self._told(sources):
-                came = self.carry(Stage(here, there.path, names[0]), names, all(g in made for g in sources))
+                came = self.carry(Stage(here, there.path, names[0], self.view.dashed), names, all(g in made for g in sources))
             idle = there.unwritten()
             for gfid, source in sources.items():
                 # its time is not put right before it is certain that its content is: nothing else would tell later
@@ -183,6 +191,7 @@ class Staged(ABC):
                     why[gfid] = f"nothing was written to it{': ' + came.said if came.said else ''}"
                 else:
                     same.append(gfid)
+            there.arrived(same)
             self._applier.metas(same, attributes)
             seen = there.end()
         arrived: set[Gfid] = set()
@@ -237,6 +246,14 @@ class Staged(ABC):
                     found[gfid] = source
         return found
 
+    def _leave_large(self, sources: dict[Gfid, Source], made: Collection[Gfid], others: dict[Gfid, str]) -> None:
+        """Large files that a tree has go by difference: in place, what could not be read would become zeros there."""
+        if self.view.dashed or not self.basis or self.delta_threshold is None:
+            return
+        for gfid in [g for g, s in sources.items() if s.size >= self.delta_threshold and g not in made]:
+            del sources[gfid]
+            others[gfid] = "it is large: only what differs in it is sent"
+
     def _source(self, gfid: Gfid, others: dict[Gfid, str]) -> Source | None:
         """The file in one of its slots, under a path that leads there; None: not this way, or no regular file."""
         long = 0
@@ -288,7 +305,10 @@ class Staged(ABC):
             yield _There(self.link, "", b"")
             return
         try:
-            answer = self.link.call("stage", {"gfids": [gfid.hex() for gfid in sources]})
+            answer = self.link.call("stage", {
+                "gfids": [gfid.hex() for gfid in sources], "sizes": [s.size for s in sources.values()],
+                "basis": self.basis,
+            })  # fmt: skip
         except RemoteError as e:
             if e.errno in BRICK_ERRNOS:
                 raise brick_fault(self.link.where, e.errno or 0, e.text) from e
@@ -302,6 +322,10 @@ class Staged(ABC):
                 gfid = bytes.fromhex(text)
                 if sources.pop(gfid, None) is not None:
                     others[gfid] = "the secondary does not have it, or cannot stage it"
+            for text in answer.get("in_place", ()):
+                gfid = bytes.fromhex(text)
+                if sources.pop(gfid, None) is not None:
+                    others[gfid] = "it has several names there, or no room beside it: it can only be written over"
             yield there
         finally:
             there.abandon()
@@ -351,6 +375,10 @@ class _There:
         """Files to which nothing has been written: a program may pass one over, and say nothing of it (SYN-5)."""
         found = self.link.call("unwritten", {"token": self.token})["unwritten"]
         return {bytes.fromhex(text) for text in found}
+
+    def arrived(self, gfids: list[Gfid]) -> None:
+        """The content of these has come whole: a tree's agent puts each in place with the attributes that follow."""
+        self.link.call("arrived", {"token": self.token, "gfids": [gfid.hex() for gfid in gfids]})
 
     def end(self) -> dict[str, Any]:
         """End it: what the secondary then sees of the real files, by gfid in hex."""

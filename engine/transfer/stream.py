@@ -79,9 +79,8 @@ class Stream:
                     continue
                 if st.st_size <= INLINE and st.st_blocks * 512 >= st.st_size:
                     data = os.read(fd, st.st_size + 1) if st.st_size else b""
-                    if len(data) != st.st_size:  # it changes as we look: take it as it is now
-                        st = os.fstat(fd)
-                        data = os.pread(fd, max(st.st_size, 1), 0)
+                    if len(data) != st.st_size:  # it changes as we look, or cannot be read on
+                        data, st = _to_its_end(fd)
                     stat = self.view.stat_of(st, fd)._replace(size=len(data))
                     puts.append(wire.encode_put(wire.Put(gfid, stat, self._xattrs(fd), data)))
                     sent.append(_Sent(gfid, len(data), stat.mtime_ns))
@@ -165,7 +164,7 @@ class Stream:
         return pending, [_Sent(gfid, size, stat.mtime_ns, large=True)]
 
     def _segments(self, ident: int, gfid: Gfid, fd: int, size: int) -> int:
-        """Send what is not a hole; the size to be set in the end, less than `size` if the file shrank meanwhile."""
+        """Send what is not a hole; the size to be set in the end. OSError where it cannot be read to its end."""
         at = 0
         while at < size:
             try:
@@ -184,7 +183,7 @@ class Stream:
                 n = self.link.post_file(Kind.FILE_DATA, ident, wire.FILE_OFFSET.pack(at), fd, at, length)
                 self.watch.files(0, n)
                 if n < length:
-                    return min(size, os.fstat(fd).st_size)
+                    raise _shorter()
                 at += n
                 self.watch.at(gfid, at)
         self.watch.at(gfid, size)
@@ -244,7 +243,7 @@ class Stream:
                 digests, first, there, last = reply.digests, reply.offset, reply.size, reply.last
             n = os.preadv(fd, [view[: min(BLOCK, size - at)]], at)
             if n == 0:
-                return min(size, os.fstat(fd).st_size)
+                raise _shorter()
             offset = (at - first) // BLOCK * wire.DIGEST_SIZE
             theirs = digests[offset : offset + wire.DIGEST_SIZE] if offset >= 0 else b""
             equal = theirs == wire.block_digest(view[:n]) and min(BLOCK, there - at) == n
@@ -263,3 +262,18 @@ class Stream:
         except RemoteError as e:
             if e.errno in BRICK_ERRNOS:
                 raise brick_fault(self.link.where, e.errno or 0, e.text) from e
+
+
+def _shorter() -> OSError:
+    """The file ends before it should: what was sent of it is no state that it ever had."""
+    return OSError(errno.EAGAIN, "it was cut shorter while it was read")
+
+
+def _to_its_end(fd: int) -> tuple[bytes, os.stat_result]:
+    """A small file as it is now, read until it says that it ends. OSError: a short read may hide an error behind it."""
+    data = b""
+    while more := os.pread(fd, INLINE + 1, len(data)):
+        data += more
+        if len(data) > 4 * INLINE:
+            raise OSError(errno.EAGAIN, "it grows faster than it is read")
+    return data, os.fstat(fd)

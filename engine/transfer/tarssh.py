@@ -28,6 +28,7 @@ class TarTransfer(Staged):
     """Sends content with tar (SYN-3), always whole. The exits of both tars count; 1 and 2 are partial."""
 
     name = "tarssh"
+    basis = False
 
     def carry(self, stage: Stage, names: list[str], whole: bool) -> Carried:  # noqa: ARG002 - tar sends whole files
         """See Staged.carry."""

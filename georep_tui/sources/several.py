@@ -131,7 +131,7 @@ class Several:
             return self._one_brick(parts, brick, method, params)
         if len(parts) == 1:
             return self._ask(parts[0], method, params)
-        if method in ("retry", "dismiss") and params.get("ids"):
+        if method in ("retry", "dismiss") and params.get("ids") is not None:
             return self._by_id(parts, method, params)
         if method in ("approve", "reject"):
             return self._first(parts, method, params)
@@ -195,7 +195,7 @@ class Several:
         errors: list[SourceError] = []
         for part in parts:
             try:
-                answer = self._ask(part, method, params)
+                answer = self._ask(part, method, params) if method != "failures" else self._ledger(part, params)
             except SourceError as e:
                 errors.append(e)
                 told.append({"node": part.node, "done": False, "error": e.text, "hint": e.hint, "code": e.code})
@@ -209,6 +209,14 @@ class Several:
                               code=errors[0].code)  # fmt: skip
         out = joined([*answers, ("", {})]) if len(answers) == 1 else joined(answers)
         return {**out, "nodes": told} if isinstance(out, dict) else out
+
+    def _ledger(self, part: Part, params: Mapping[str, Any]) -> Doc:
+        """The ledger of one node to its end: a page has its place in one ledger only."""
+        answer: Doc = dict(self._ask(part, "failures", params))
+        while (after := answer.pop("next", None)) and not params.get("limit"):
+            more = self._ask(part, "failures", {**params, "after": after})
+            answer |= {"failures": [*answer["failures"], *more["failures"]], "next": more.get("next")}
+        return answer
 
     def _ping(self, parts: Sequence[Part], params: Mapping[str, Any]) -> Any:
         """An answer where any part lives; gone only when all have ended. Raises SourceError."""
@@ -242,7 +250,7 @@ class Several:
         wanted = [str(i) for i in params["ids"]]
         answers: list[tuple[str, Any]] = []
         for part in parts:
-            there = {str(f["id"]) for f in self._ask(part, "failures", {"session": part.name})["failures"]}
+            there = {str(f["id"]) for f in self._ask(part, "failures", {"ids": wanted})["failures"]}
             mine = [i for i in wanted if i in there]
             wanted = [i for i in wanted if i not in there]
             if mine:

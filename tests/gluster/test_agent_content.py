@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.agent import wire
+from engine.agent.frames import Kind
 from engine.agent.types import MetaOp
 from engine.agent.wire import Put, block_digest
 from tests.agent_side import ROOT, T0, create, directory, gfid, mkdir, regular, sym
@@ -163,3 +165,27 @@ def test_syn_8_files_staged_for_programs(served: tuple[VolumeAgent, Path], progr
     assert (seen["same"], seen["size"]) == (True, 11), seen
     assert (mount / name).read_bytes() == b"new content" and os.stat(mount / name).st_ino == before
     assert agent.ask("unstage", token=stage["token"])["error"]["code"] == "no-stage"
+
+
+def test_err_3_a_file_that_was_given_up_keeps_its_blocks_and_its_mark(served: tuple[VolumeAgent, Path]) -> None:
+    """On a volume every update is in place: marked before the first byte, also for the next agent, until it is whole."""
+    agent, mount = served
+    torn, whole = gfid(901), gfid(902)
+    agent.entries(create(torn, ROOT, b"torn", b"o" * 3000), create(whole, ROOT, b"whole", b"o" * 3000))
+    begin = wire.encode_file_begin(wire.FileBegin(torn, 2000, False))
+    ident = agent.send(Kind.FILE_BEGIN, begin)
+    agent.send(Kind.FILE_DATA, wire.FILE_OFFSET.pack(0) + b"n" * 1000, ident=ident)
+    agent.send(Kind.FILE_DATA, wire.FILE_OFFSET.pack(1000) + bytes(1000), ident=ident)  # zeros for what could not be read
+    agent.send(Kind.FILE_ABORT, b"", ident=ident)
+    agent.puts(Put(whole, regular(3), {}, b"new"))
+    agent.call("commit", purge=[], mark=None)
+    assert (mount / "torn").read_bytes() == b"n" * 1000 + b"o" * 2000
+    assert agent.call("torn")["torn"] == [torn.hex()]
+    found = agent.call("lookup", gfids=[torn.hex(), whole.hex()])["objects"]
+    assert [found[g.hex()]["torn"] for g in (torn, whole)] == [True, False]
+    kept = [n for n in os.listxattr(mount) if n.startswith("trusted.georep.torn.")]
+    assert len(kept) == 1 and torn.hex().encode() in os.getxattr(mount, kept[0])
+    agent.puts(Put(torn, regular(5), {}, b"whole"))
+    agent.call("commit", purge=[], mark=None)
+    assert agent.call("torn")["torn"] == []
+    assert not [n for n in os.listxattr(mount) if n.startswith("trusted.georep.torn.")]

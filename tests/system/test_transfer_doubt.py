@@ -164,8 +164,8 @@ def test_syn5_a_file_of_the_same_size_that_was_passed_over_is_seen(here: Rig, na
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_syn5_a_staged_name_that_was_replaced_is_not_believed(here: Rig, name: str) -> None:
-    """What tar does with --xattrs: the real file keeps its old content."""
+def test_syn5_a_staged_name_that_is_another_file_is_not_believed(here: Rig, name: str) -> None:
+    """It has another name elsewhere: what is put in place must be nobody else's."""
     (here.primary / "f").write_bytes(b"old")
     files = here.make()
     engine = here.engine(name)
@@ -175,8 +175,8 @@ def test_syn5_a_staged_name_that_was_replaced_is_not_believed(here: Rig, name: s
     def replace(stage: Stage, names: list[str], _whole: bool) -> Carried:
         staged = os.path.join(stage.there, names[0].encode())
         os.unlink(staged)
-        with open(staged, "wb") as f:
-            f.write(b"new")
+        (here.primary.parent / "foreign").write_bytes(b"new")
+        os.link(here.primary.parent / "foreign", staged)
         return Carried()
 
     engine.carry = replace  # type: ignore[method-assign]

@@ -58,13 +58,15 @@ def test_syn2_syn3_new_files_arrive_whole(rig: Rig, name: str) -> None:
     assert result.sent == set(files)
     assert result.files == len(files) == rig.watch.sent_files
     assert result.bytes == rig.watch.sent_bytes == 100 + 5_000_000 + 0 + 3 + 6 + 7000 + 6
-    assert engine.fallback.fell_back == []  # type: ignore[attr-defined]
-    assert not rig.lines
+    # what has several names can only be written in place, which the stream engine does without zeros for what it cannot read
+    assert engine.fallback.fell_back == [rig.gfid("second")]  # type: ignore[attr-defined]
+    assert ["several names" in line for line in rig.lines] == [True]
     rig.assert_same()
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_syn2_syn3_changed_files_arrive_in_place(rig: Rig, name: str) -> None:
+def test_syn2_syn3_changed_files_are_put_in_place_whole(rig: Rig, name: str) -> None:
+    """A file of one name is replaced by another; one of several names is written over, in each of them."""
     ordinary_tree(rig.primary)
     files = list(dict.fromkeys(rig.make()))
     engine = rig.engine(name)
@@ -82,7 +84,7 @@ def test_syn2_syn3_changed_files_arrive_in_place(rig: Rig, name: str) -> None:
     result = rig.send(engine, changed)
     assert result.sent == set(changed)
     rig.assert_same()
-    assert inodes == {p: os.stat(rig.there(p)).st_ino for p in inodes}
+    assert [p for p, inode in inodes.items() if os.stat(rig.there(p)).st_ino == inode] == ["second"]
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -123,7 +125,7 @@ def test_syn2_syn3_a_secondary_with_a_terrible_name(scratch: Path, sshd: Sshd, n
             assert rig.send(rig.engine(name), files, files).sent == set(files)
             assert rig.engine(name).fallback.fell_back == []  # type: ignore[attr-defined]
             rig.assert_same()
-            assert not rig.lines
+            assert len(rig.lines) == 1 and "several names" in rig.lines[0]
         finally:
             rig.close()
 

@@ -58,7 +58,7 @@ def test_syn_4_put_replaces_content_and_tells_what_is_seen(agent: Agent, root: P
     ]  # fmt: skip
     assert results[1].text.startswith("absent")
     st = (root / "a").stat()
-    assert ((root / "a").read_bytes(), st.st_ino, st.st_mode & 0o777) == (b"short", inode, 0o600)
+    assert ((root / "a").read_bytes(), st.st_ino != inode, st.st_mode & 0o777) == (b"short", True, 0o600)
 
 
 def test_put_does_not_write_through_what_replaced_the_file(agent: Agent, root: Path, tmp_path: Path) -> None:
@@ -235,16 +235,20 @@ def test_syn_8_staged_files_are_checked_when_they_come_back(agent: Agent, root: 
     path = Path(stage["path"])
     assert sorted(os.listdir(path)) == sorted(g.hex() for g in (A, B, C))
     assert stage["absent"] == [D.hex(), gfid(9).hex()]
-    with open(path / A.hex(), "r+b") as f:
-        f.write(b"new content")
-    assert agent.call("unwritten", token=stage["token"])["unwritten"] == [B.hex(), C.hex()]
-    (path / "new").write_bytes(b"elsewhere")
-    os.rename(path / "new", path / B.hex())
-    os.unlink(path / C.hex())
+    for g, data in ((A, b"new content"), (B, b"half of i")):
+        (path / "new").write_bytes(data)
+        os.rename(path / "new", path / g.hex())
+    assert agent.call("unwritten", token=stage["token"])["unwritten"] == [C.hex()]
+    assert (root / "f0").read_bytes() == b"old", "not before it is whole"
+    agent.call("arrived", token=stage["token"], gfids=[A.hex(), C.hex()])
+    reply = agent.metas(MetaOp(A, regular(11, 0o640), {b"user.k": b"v"}), MetaOp(C, regular(3), {}))
+    assert [(f.index, "another file" in f.text) for f in reply.failures] == [(1, True)]
     files = agent.call("unstage", token=stage["token"])["files"]
-    assert (files[A.hex()]["same"], files[A.hex()]["size"]) == (True, 11)
+    assert (files[A.hex()]["same"], files[A.hex()]["size"], files[A.hex()]["mtime_ns"]) == (True, 11, T0)
     assert not files[B.hex()]["same"] and not files[C.hex()]["same"]
-    assert (root / "f0").read_bytes() == b"new content" and (root / "f1").read_bytes() == b"old"
+    assert [(root / f"f{i}").read_bytes() for i in range(3)] == [b"new content", b"old", b"old"]
+    assert ((root / "f0").stat().st_mode & 0o777, os.getxattr(root / "f0", "user.k")) == (0o640, b"v")
+    assert [(root / f"f{i}").stat().st_nlink for i in range(3)] == [1, 1, 1]
     assert not path.exists()
     assert agent.ask("unstage", token=stage["token"])["error"]["code"] == "no-stage"
 

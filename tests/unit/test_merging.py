@@ -152,3 +152,26 @@ def test_the_schema_is_held_against_what_others_say() -> None:
     moved = shifted(picture("m1"), 50.0)
     assert moved["time"] == 150.0 and moved["sessions"][0]["bricks"][0]["last_synced"] == 150.0
     assert moved["sessions"][0]["lag_seconds"] == 1.0
+
+
+def test_dismiss_without_ids_goes_to_every_node_and_pages_are_read_to_their_end() -> None:
+    """A node with more entries than one answer holds; another that is away is told, not left out in silence."""
+
+    class Paged(One):
+        def command(self, method: str, params: dict[str, Any]) -> Any:
+            if method == "failures" and params.get("after") == "m1-2":
+                return {"failures": [{"id": "m1-3"}], "total": 3, "next": None}
+            return super().command(method, params)
+
+    first = {"failures": [{"id": "m1-1"}, {"id": "m1-2"}], "total": 3, "next": "m1-2"}
+    one = Paged("m1", picture("m1"), failures=first, dismiss={"dismissed": 3})
+    two = One("m2", picture("m2"), failures={"failures": [{"id": "m2-1"}], "total": 1, "next": None}, dismiss={"dismissed": 1})
+    both = Several([one, two])
+    found = both.command("failures", {"session": "web"})
+    assert [f["id"] for f in found["failures"]] == ["m1-1", "m1-2", "m1-3", "m2-1"]
+    assert (found["total"], found.get("next")) == (4, None)
+    done = both.command("dismiss", {"session": "web", "ids": None, "reason": "x"})
+    assert done["dismissed"] == 4
+    away = Several([one, One("m2", picture("m2"), failures=SourceError("away", code="gone"))])
+    found = away.command("failures", {"session": "web"})
+    assert [(n["node"], n["done"]) for n in found["nodes"]] == [("m1", True), ("m2", False)]
