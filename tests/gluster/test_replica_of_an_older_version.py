@@ -110,9 +110,14 @@ def texts(status: dict[str, Any]) -> list[str]:
 def watched(r: Replication) -> Iterator[Watch]:
     """Start the engine, set a checkpoint at once, and watch."""
     r.product.start()
-    run = r.product.base / "run"
-    wait_until(lambda: [*run.rglob("*.sock")], 30, "the session's socket")
-    with closing(Ear(r.product)) as ear:
+
+    def answers() -> Ear | None:
+        try:
+            return Ear(r.product)
+        except (OSError, ValueError):  # a killed engine's socket is still there, or none is yet
+            return None
+
+    with closing(wait_until(answers, 30, "the session's socket")) as ear:
         ear.ask("checkpoint", session=r.product.name, time="now")
         yield Watch(r, ear)
 
